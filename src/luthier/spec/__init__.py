@@ -1,0 +1,45 @@
+"""What a job is: frozen, typed data. Imports nothing else of ours but errors."""
+
+from luthier.spec.callbacks import (
+    BestModelCheckpoint,
+    CallbackSpec,
+    EarlyStopping,
+    EvaluationCallback,
+    MLFlowLogger,
+    TrainingCheckpoint,
+    WandBLogger,
+    WiSEFTCallback,
+)
+from luthier.spec.job import (
+    DataSpec,
+    JobSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    OutputSpec,
+    TrainingSpec,
+    leaves,
+    parse_spec,
+)
+from luthier.spec.source import CSVOptions, Form, Source
+
+__all__ = [
+    "BestModelCheckpoint",
+    "CSVOptions",
+    "CallbackSpec",
+    "DataSpec",
+    "EarlyStopping",
+    "EvaluationCallback",
+    "Form",
+    "JobSpec",
+    "MLFlowLogger",
+    "ModelSpec",
+    "ObjectiveSpec",
+    "OutputSpec",
+    "Source",
+    "TrainingCheckpoint",
+    "TrainingSpec",
+    "WandBLogger",
+    "WiSEFTCallback",
+    "leaves",
+    "parse_spec",
+]
