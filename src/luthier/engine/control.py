@@ -11,7 +11,7 @@ Control = Callable[[], Literal["cancel", "interrupt"] | None]
 Listener = Callable[[str, dict[str, Any]], None]
 
 
-class Stopped(Exception):  # noqa: N818  (it is no error)
+class Stopped(Exception):
     """The run was told to stop, and has committed a checkpoint."""
 
 

@@ -1,0 +1,54 @@
+"""Named points after each durable step, at which a test can make the process die or the disk fill.
+
+``LUTHIER_FAILPOINT`` holds ``name=action`` pairs, separated by commas; ``name@3=action`` acts
+at the third passage. Actions: ``kill`` (SIGKILL), ``stop`` (SIGSTOP, as a suspended laptop),
+``enospc`` and ``eio`` (the OSError that a full or broken disk gives). ``*`` is any name.
+Nothing is imported, and one look at the environment is all it costs, when the variable is unset.
+"""
+
+from __future__ import annotations
+
+import os
+
+VARIABLE = "LUTHIER_FAILPOINT"
+#: Writes the names that are passed to this file, one a line: how a test learns what to fail.
+TRACE = "LUTHIER_FAILPOINT_TRACE"
+
+_passed: dict[str, int] = {}
+
+
+def point(name: str) -> None:
+    """Do nothing, unless the environment names this point."""
+    if VARIABLE not in os.environ and TRACE not in os.environ:
+        return
+    _trace(name)
+    for entry in filter(None, os.environ.get(VARIABLE, "").split(",")):
+        where, _, action = entry.partition("=")
+        wanted, _, passage = where.partition("@")
+        if wanted not in (name, "*"):
+            continue
+        count = _passed[where] = _passed.get(where, 0) + 1
+        if count == int(passage or 1):
+            _act(name, action)
+
+
+def _trace(name: str) -> None:
+    trace = os.environ.get(TRACE)
+    if trace:
+        with open(trace, "a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+
+
+def _act(name: str, action: str) -> None:
+    import errno
+    import signal
+
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif action in ("enospc", "eio"):
+        number = getattr(errno, action.upper())
+        raise OSError(number, f"{os.strerror(number)} (failpoint {name})")
+    else:
+        raise ValueError(f"{VARIABLE}: no action is called '{action}'")

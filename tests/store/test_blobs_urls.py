@@ -1,0 +1,262 @@
+"""The store by content, and the only opener of URLs."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from luthier.errors import CorruptBundle, DataError, NotFound, StoreError, UnsafeLocation
+from luthier.store import web
+from luthier.store.blobs import Store
+from luthier.store.bundle import open_bundle, write_bundle
+from luthier.store.urls import local_file
+
+
+def one_file(folder: Path) -> None:
+    (folder / "x").write_bytes(b"123")
+
+
+def test_blobs_are_found_by_content_and_verified(tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"rows" * 1000)
+    store = Store(tmp_path / "home")
+    name = store.put_blob(tmp_path / "data")
+    assert store.put_blob(tmp_path / "data") == name
+    assert store.blob(name).read_bytes() == b"rows" * 1000
+    assert local_file(f"blob:{name}", tmp_path, store.blob) == store.blob(name)
+    store.blob(name).write_bytes(b"rowz" * 1000)
+    with pytest.raises(StoreError, match="not what was written"):
+        store.blob(name)
+    for bad in ("0" * 64, "../../etc/passwd", "", "ABC"):
+        with pytest.raises(NotFound):
+            store.blob(bad)
+
+
+def test_publishing_is_idempotent_and_mends_damage(tmp_path: Path) -> None:
+    store = Store(tmp_path / "home")
+    bundle = write_bundle(tmp_path / "made", one_file, {"a": 1})
+    name = store.publish(bundle, public=False)
+    assert store.publish(bundle, public=False) == name == bundle.id
+    assert store.artifact(name[:6]) == tmp_path / "home" / "artifacts" / name
+    assert store.artifact(name).stat().st_mode & 0o777 == 0o700
+    (store.artifact(name) / "x").unlink()
+    (store.artifacts / name / "x").write_bytes(b"124")
+    with pytest.raises(CorruptBundle):
+        store.artifact(name)
+    assert store.publish(bundle, public=True) == name
+    assert store.artifact(name).stat().st_mode & 0o777 == 0o755
+    for bad in ("ffff", "../" + name, name.upper(), "ab"):
+        with pytest.raises(NotFound):
+            store.artifact(bad)
+
+
+def test_an_exchanged_artifact_is_noticed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "home")
+    name = store.publish(write_bundle(tmp_path / "a", one_file, {"a": 1}), public=False)
+    write_bundle(store.artifacts / name, one_file, {"a": 2})  # whole, but not that one
+    with pytest.raises(CorruptBundle, match="not the one"):
+        store.artifact(name)
+    store.remove_artifact(name)
+    assert store.artifact_ids() == []
+
+
+def test_a_bundle_damaged_before_publishing_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "home")
+    bundle = write_bundle(tmp_path / "a", one_file, {})
+    (bundle.path / "x").write_bytes(b"321")
+    with pytest.raises(CorruptBundle):
+        store.publish(bundle, public=False)
+    assert store.artifact_ids() == []
+
+
+def test_paths_and_file_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train data.csv").write_text("a,b\n")
+    monkeypatch.chdir(tmp_path)
+    assert local_file("train data.csv", tmp_path) == tmp_path / "train data.csv"
+    assert local_file(f"file://{tmp_path}/train%20data.csv", tmp_path).is_file()
+    with pytest.raises(DataError, match="did you mean"):
+        local_file("train_data.csv", tmp_path)
+    with pytest.raises(DataError, match="folder"):
+        local_file(str(tmp_path), tmp_path)
+    with pytest.raises(DataError, match="no folder"):
+        local_file("/nowhere/at/all.csv", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file://host/etc/passwd",
+        "ftp://example.org/x",
+        "simplecache::https://example.org/x",
+        "zip://x::file:///etc/passwd",
+        "memory://x",
+        "blob:" + "0" * 64,
+        "http://127.0.0.1/x",
+        "http://localhost:1/x",
+        "http://[::1]/x",
+        "http://2130706433/x",
+        "http://0x7f.1/x",
+        "http://0/x",
+        "http://[::ffff:127.0.0.1]/x",
+        "http://[::ffff:7f00:1]/x",
+        "http://[64:ff9b::7f00:1]/x",
+        "http://[2002:7f00:1::]/x",
+        "http://169.254.169.254/latest/meta-data",
+        "http://10.0.0.1/x",
+        "http://192.168.1.1/x",
+        "http://100.64.0.1/x",
+        "http://[fd00::1]/x",
+        "http://[fe80::1]/x",
+        "http://224.0.0.1/x",
+        "http://user:secret@93.184.216.34/x",
+        "http://example.org:port/x",
+        "http:///x",
+        "https://exa mple.org/x",
+        "https://example.org/x\r\nHost: y",
+        "a\0b",
+    ],
+)
+def test_unsafe_locations_are_refused(uri: str, tmp_path: Path) -> None:
+    with pytest.raises((UnsafeLocation, DataError)) as caught:
+        local_file(uri, tmp_path / "cache")
+    assert isinstance(caught.value, UnsafeLocation) or "::" in uri
+    assert "secret" not in str(caught.value)
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    body = b"a,b\n1,2\n"
+    fetched = 0
+
+    def do_GET(self) -> None:
+        if self.path == "/missing":
+            self.send_error(404)
+        elif self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "http://10.1.2.3/secret")
+            self.end_headers()
+        elif self.path == "/loop":
+            self.send_response(302)
+            self.send_header("Location", "/loop")
+            self.end_headers()
+        elif self.path == "/short":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"short")
+        elif self.headers.get("If-None-Match") == f'"{hash(Site.body)}"':
+            self.send_response(304)
+            self.end_headers()
+        else:
+            Site.fetched += 1
+            self.send_response(200)
+            self.send_header("ETag", f'"{hash(Site.body)}"')
+            self.send_header("Content-Length", str(len(Site.body)))
+            self.end_headers()
+            self.wfile.write(Site.body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def site() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_web_is_fetched_once_per_change(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_ALLOW_PRIVATE_URLS", "1")
+    Site.fetched = 0
+    Site.body = b"a,b\n1,2\n"
+    first = local_file(f"{site}/data/train.csv?x=1", tmp_path)
+    assert (first.name, first.read_bytes()) == ("train.csv", b"a,b\n1,2\n")
+    assert local_file(f"{site}/data/train.csv?x=1", tmp_path) == first
+    assert Site.fetched == 1
+    Site.body = b"a,b\n3,4\n"
+    assert local_file(f"{site}/data/train.csv?x=1", tmp_path).read_bytes() == b"a,b\n3,4\n"
+    with pytest.raises(DataError, match="404"):
+        local_file(f"{site}/missing", tmp_path)
+    with pytest.raises(StoreError, match="redirects"):
+        local_file(f"{site}/loop", tmp_path)
+    with pytest.raises(StoreError, match="broke off"):
+        local_file(f"{site}/short", tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_each_redirect_is_checked(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = web._public
+    monkeypatch.setattr(web, "_public", lambda a: a == "127.0.0.1" or public(a))
+    with pytest.raises(UnsafeLocation, match=r"10\.1\.2\.3"):
+        local_file(f"{site}/away", tmp_path)
+
+
+def test_a_name_that_rebinds_cannot_lead_elsewhere(
+    site: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name gives a public address when checked and loopback afterwards: never connected."""
+    asked: list[str] = []
+
+    def rebinding(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        address = "93.184.216.34" if len(asked) == 1 else "127.0.0.1"
+        return [(2, 1, 6, "", (address, port))]
+
+    connected: list[tuple[str, int]] = []
+
+    def refuse(address: tuple[str, int], timeout: float) -> None:
+        connected.append(address)
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(web.socket, "getaddrinfo", rebinding)
+    monkeypatch.setattr(web.socket, "create_connection", refuse)
+    with pytest.raises(StoreError, match="cannot connect"):
+        local_file(site.replace("127.0.0.1", "rebind.example"), tmp_path)
+    assert [a for a, _ in connected] == ["93.184.216.34"]
+
+
+def test_s3_without_its_package_names_the_extra(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    try:
+        import s3fs  # noqa: F401
+    except ImportError:
+        from luthier.errors import MissingExtra
+
+        with pytest.raises(MissingExtra, match="s3"):
+            local_file("s3://bucket/key", tmp_path)
+    else:
+        pytest.skip("s3fs is installed: nothing is missing")
+
+
+def test_other_fsspec_schemes_when_the_owner_allows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsspec's own ``local://`` stands for any of its file systems."""
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    uri = f"local://{tmp_path}/rows.csv"
+    with pytest.raises(UnsafeLocation):
+        local_file(uri, tmp_path / "cache")
+    monkeypatch.setenv("LUTHIER_ALLOW_URL_SCHEMES", "local")
+    assert local_file(uri, tmp_path / "cache").read_text() == "a,b\n"
+    os.truncate(tmp_path / "rows.csv", 1)
+    assert local_file(uri, tmp_path / "cache").read_text() == "a"
+    with pytest.raises(DataError):
+        local_file(f"local://{tmp_path}/none.csv", tmp_path / "cache")
+
+
+def test_published_artifacts_open_as_bundles(tmp_path: Path) -> None:
+    store = Store(tmp_path / "home")
+    name = store.publish(write_bundle(tmp_path / "a", one_file, {"a": 1}), public=False)
+    assert open_bundle(store.artifact(name)).meta == {"a": 1}
