@@ -10,7 +10,7 @@
     ├── IllegalTransition          illegal_transition a run in this state cannot do that
     ├── LeaseLost                  lease_lost         another worker owns the run now
     ├── StoreError                 store_error        the place where runs and artifacts live
-    │   ├── CorruptBundle          corrupt_bundle     a checkpoint whose bytes are not what was written
+    │   ├── CorruptBundle          corrupt_bundle     bytes that are not what was written
     │   └── DiskFull               disk_full          no space left
     ├── UnsafeLocation             unsafe_location    a URL, path or archive that may not be opened
     └── TrainingError              training_failed    the run itself failed
@@ -136,7 +136,8 @@ class MissingExtra(LuthierError):
     exit_code = 5
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an optional package", hint=f"pip install 'luthier[{extra}]'")
+        hint = f"pip install 'luthier[{extra}]'"
+        super().__init__(f"{what} needs an optional package", hint=hint)
 
 
 class NotFound(LuthierError):

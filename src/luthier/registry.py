@@ -68,17 +68,22 @@ class Card:
     def unknown_options(self, options: Mapping[str, Any], where: str) -> list[Problem]:
         """A problem for each option that the card does not take, or that it needs and lacks."""
         known = [option.name for option in self.options]
+        choice = f"it takes: {', '.join(known)}" if known else "it takes none"
         problems = [
             Problem(
                 f"{where}.{name}",
                 f"{self.name} takes no option '{name}'",
-                nearest(name, known) or (f"it takes: {', '.join(known)}" if known else "it takes none"),
+                nearest(name, known) or choice,
             )
             for name in options
             if name not in known
         ]
         problems += [
-            Problem(f"{where}.{option.name}", f"{self.name} needs the option '{option.name}'", option.doc)
+            Problem(
+                f"{where}.{option.name}",
+                f"{self.name} needs the option '{option.name}'",
+                option.doc or None,
+            )
             for option in self.options
             if option.required and option.name not in options
         ]

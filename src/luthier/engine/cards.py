@@ -112,7 +112,10 @@ def problems(training: TrainingSpec) -> list[Problem]:
     if training.lr_scheduler_type == "cosine_with_min_lr" and not (
         {"min_lr", "min_lr_rate"} & set(training.lr_scheduler_kwargs)
     ):
-        found.append(Problem("lr_scheduler_kwargs", "cosine_with_min_lr needs min_lr or min_lr_rate"))
+        found.append(
+            Problem("lr_scheduler_kwargs", "cosine_with_min_lr needs min_lr or min_lr_rate")
+        )
+    found += _unused_schedule_words(training)
     if isinstance(training.num_training_steps, int) and training.num_training_steps < 1:
         found.append(Problem("num_training_steps", "is at least 1, or 'auto'"))
     if training.optim == "SparseAdam" and training.max_grad_norm:
@@ -125,6 +128,23 @@ def problems(training: TrainingSpec) -> list[Problem]:
         found.append(
             Problem("optim_args", "LBFGS has one learning rate for all parameters", "use Adam")
         )
+    return found
+
+
+#: Schedules that have no warm-up, and schedules that have no end: transformers ignores what
+#: does not apply to them; we do not.
+_NO_WARMUP = ("constant",)
+_NO_END = ("constant", "constant_with_warmup", "inverse_sqrt")
+
+
+def _unused_schedule_words(training: TrainingSpec) -> list[Problem]:
+    name, found = training.lr_scheduler_type, []
+    if training.num_warmup_steps and name in _NO_WARMUP:
+        message = f"the '{name}' schedule has no warm-up"
+        found.append(Problem("num_warmup_steps", message, "use 'constant_with_warmup'"))
+    if training.num_training_steps != "auto" and name in _NO_END:
+        message = f"the '{name}' schedule has no end"
+        found.append(Problem("num_training_steps", message, "use 'linear' or 'cosine'"))
     return found
 
 
@@ -143,8 +163,12 @@ def optimizer_problems(
     found += card.unknown_options(rest, options_field)
     decay = options.get("layer_wise_lr_decay")
     if decay is not None and not (isinstance(decay, int | float) and 0 < decay <= 1):
-        found.append(Problem(f"{options_field}.layer_wise_lr_decay", f"lies in (0, 1], not {decay!r}"))
+        found.append(
+            Problem(f"{options_field}.layer_wise_lr_decay", f"lies in (0, 1], not {decay!r}")
+        )
     weight_decay = options.get("weight_decay", 0)
     if not (isinstance(weight_decay, int | float) and weight_decay >= 0):
-        found.append(Problem(f"{options_field}.weight_decay", f"is at least 0, not {weight_decay!r}"))
+        found.append(
+            Problem(f"{options_field}.weight_decay", f"is at least 0, not {weight_decay!r}")
+        )
     return found

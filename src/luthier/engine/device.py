@@ -63,7 +63,11 @@ def pick(device: str) -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     kind = device.partition(":")[0]
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if kind not in there:
         raise SpecError([Problem("device", f"'{device}' is not auto, cpu, cuda, cuda:N or mps")])
     if not there[kind]:

@@ -66,9 +66,7 @@ class EmbeddingLearner:
     negatives are never lost to accumulation.
     """
 
-    def __init__(
-        self, model: Any, objective: Objective, dataset: Dataset, device: Device
-    ) -> None:
+    def __init__(self, model: Any, objective: Objective, dataset: Dataset, device: Device) -> None:
         self.model, self.objective, self.dataset, self.device = model, objective, dataset, device
         self._labels = (
             torch.from_numpy(dataset.array("label")) if dataset.form == "labelled" else None

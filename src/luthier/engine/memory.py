@@ -42,9 +42,10 @@ def free_bytes(device: Device) -> int:
 def _group_limit() -> float:
     """What the control group of this process leaves, where it sets a limit (containers)."""
     try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open(
-            "/sys/fs/cgroup/memory.current"
-        ) as used:
+        with (
+            open("/sys/fs/cgroup/memory.max") as limit,
+            open("/sys/fs/cgroup/memory.current") as used,
+        ):
             return float(limit.read()) - float(used.read())  # "max" is not a number
     except (OSError, ValueError):
         return float("inf")
@@ -68,9 +69,7 @@ def activation_bytes(learner: Learner, batch: Any) -> int:
     return sum(seen.values())
 
 
-def largest_batch(
-    learner: Learner, longest: Any, device: Device, *, rows: int
-) -> int:
+def largest_batch(learner: Learner, longest: Any, device: Device, *, rows: int) -> int:
     """The largest power of two of rows whose step fits into the memory budget.
 
     Args:

@@ -129,9 +129,13 @@ def build_optimization(
     trainable = [(n, p, d) for n, p, d in depths if p.requires_grad]
     own = [p for p in loss_parameters if p.requires_grad]
     if not trainable:
-        raise SpecError([Problem("model", "no parameter is left to train", "unfreeze, or add a head")])
+        raise SpecError(
+            [Problem("model", "no parameter is left to train", "unfreeze, or add a head")]
+        )
     groups = _groups(trainable, training.learning_rate, training.optim_args)
-    optimizers = _build(training.optim, groups, training.learning_rate, training.optim_args, embedding)
+    optimizers = _build(
+        training.optim, groups, training.learning_rate, training.optim_args, embedding
+    )
     if own:
         name = loss_optimizer or ("Adam" if training.optim == "SparseAdam" else training.optim)
         options = dict(loss_optimizer_options or {})
@@ -207,12 +211,8 @@ def _sparse(
         message = "SparseAdam steps the rows of a token embedding; none is being trained"
         raise SpecError([Problem("optim", message, "use Adam")])
     embedding.sparse = True
-    rows = [
-        {**g, "params": [p for p in g["params"] if p is embedding.weight]} for g in groups
-    ]
-    rest = [
-        {**g, "params": [p for p in g["params"] if p is not embedding.weight]} for g in groups
-    ]
+    rows = [{**g, "params": [p for p in g["params"] if p is embedding.weight]} for g in groups]
+    rest = [{**g, "params": [p for p in g["params"] if p is not embedding.weight]} for g in groups]
     first = torch.optim.SparseAdam([g for g in rows if g["params"]], lr=rate, **keywords)
     rest = [g for g in rest if g["params"]]
     return [first, torch.optim.Adam(rest, lr=rate, **keywords)] if rest else [first]

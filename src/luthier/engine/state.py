@@ -112,9 +112,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def write_state(
-    folder: Path, position: Position, history: History, parts: dict[str, Any]
-) -> None:
+def write_state(folder: Path, position: Position, history: History, parts: dict[str, Any]) -> None:
     """Write position, history, random states and ``parts`` (trees of tensors) into ``folder``."""
     tensors: dict[str, Tensor] = {}
     saved = {

@@ -1,4 +1,4 @@
-"""Callbacks that decide something, and trackers, as data: a spec can name them and a queue carry them."""
+"""Callbacks as data, so that a spec can name them and a queue can carry them."""
 
 from __future__ import annotations
 

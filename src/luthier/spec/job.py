@@ -68,7 +68,7 @@ class TrainingSpec(Frozen):
     an accumulated step equals the large batch, negatives included. scheduler_step: whether
     the schedule advances each optimizer step or each epoch; num_training_steps counts in
     that unit. max_grad_norm 0 does not clip. save_steps: optimizer steps between checkpoints;
-    None saves about twice a minute. dataloader_num_workers: processes that read ahead.
+    None saves about twice a minute. dataloader_num_workers: threads that read ahead.
     """
 
     optim: str = "Adam"

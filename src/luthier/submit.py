@@ -1,0 +1,128 @@
+"""From checked words to a queued run: what is looked at before anything is promised."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.engine import cards as engine_cards
+from luthier.engine import decisions
+from luthier.errors import DataError, Problem, SpecError, nearest
+from luthier.models import catalog
+from luthier.objectives import rules
+from luthier.spec import CSVOptions, Form, JobSpec, Source
+
+if TYPE_CHECKING:
+    from luthier.runs.connection import Home
+
+#: Rows that are read at submit to learn the form of the data; the worker reads them all.
+_HEAD_ROWS = 1000
+
+
+def to_source(data: Any, home: Home) -> Source:
+    """Where a run will find this data.
+
+    A path or URL is named (a local file with the hash of its content); anything in memory is
+    put into the store as Arrow. Raises DataError when a file is not there or data in memory
+    has no form that we know.
+    """
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, str | os.PathLike):
+        text = os.fspath(data)
+        if "://" in text or text.startswith("blob:"):
+            return Source(uri=text)
+        return _file_source(Path(text))
+    from luthier.data import to_arrow
+
+    with tempfile.TemporaryDirectory(dir=home.scratch()) as folder:
+        file = Path(folder) / "data.arrow"
+        to_arrow(data, file)
+        sha256 = home.store.put_blob(file)
+    return Source(uri=f"blob:{sha256}", sha256=sha256)
+
+
+def _file_source(path: Path) -> Source:
+    from luthier.store.bundle import sha256_of
+
+    path = path.expanduser().absolute()
+    if path.is_dir():
+        raise DataError("is a folder, not a data file", file=str(path))
+    if not path.exists():
+        folder = path.parent
+        names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        hint = nearest(path.name, names) or "give a path, a URL, or the data itself"
+        raise DataError("there is no such file", file=str(path), hint=hint)
+    try:
+        return Source(uri=str(path), sha256=sha256_of(path))
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from error
+
+
+def form_of(source: Source, csv: CSVOptions, home: Home) -> Form | None:
+    """The form of the data, from its first rows; None for data that is not on this machine.
+
+    Raises DataError when already those are bad.
+    """
+    from luthier.data import load_dataset
+
+    if "://" in source.uri:
+        return None
+    path = home.store.blob(source.uri[5:]) if source.uri.startswith("blob:") else Path(source.uri)
+    head = csv.model_copy(update={"size": min(csv.size or _HEAD_ROWS, _HEAD_ROWS)})
+    head = head.model_copy(update={"sampling_rate": None})
+    return load_dataset(path, head, home.cache, name=source.uri).form
+
+
+def check(spec: JobSpec, form: Form | None, devices: Iterable[str]) -> list[Problem]:
+    """Everything that is wrong with a job, as far as it shows without torch.
+
+    devices: kinds of device that workers of this home have (``cpu``, ``cuda``, ``mps``).
+    """
+    found = [
+        *catalog.problems(spec.model),
+        *rules.problems(spec.objective, form),
+        *engine_cards.problems(spec.training),
+        *decisions.problems(spec),
+        *_device_problems(spec.training.device, set(devices)),
+    ]
+    if spec.objective.loss_optimizer is not None:
+        found += engine_cards.optimizer_problems(
+            spec.objective.loss_optimizer,
+            spec.objective.loss_optimizer_options,
+            "loss_optimizer",
+            "loss_optimizer_options",
+        )
+    return found
+
+
+def _device_problems(device: str, there: set[str]) -> list[Problem]:
+    kind = device.partition(":")[0]
+    if kind == "auto":
+        return []
+    if kind not in ("cpu", "cuda", "mps"):
+        return [Problem("device", f"'{device}' is not auto, cpu, cuda, cuda:N or mps")]
+    if kind not in there:
+        has = ", ".join(sorted(there)) or "none"
+        message = f"'{device}' was asked for and no worker has it (there is: {has})"
+        return [Problem("device", message, "device='auto' takes the best there is")]
+    return []
+
+
+def refuse(problems: list[Problem]) -> None:
+    """Raise SpecError if there is any problem."""
+    if problems:
+        raise SpecError(problems)
+
+
+def this_machine() -> set[str]:
+    """Kinds of device of this machine, told without loading torch."""
+    kinds = {"cpu"}
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        kinds.add("cuda")
+    if os.uname().sysname == "Darwin" and os.uname().machine == "arm64":
+        kinds.add("mps")
+    return kinds
