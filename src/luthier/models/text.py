@@ -1,0 +1,251 @@
+"""A text encoder as the engine sees it: tokens in, one vector a text out, and how deep each
+parameter lies."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from luthier.errors import DataError, ModelError
+
+#: A fast tokenizer keeps its padding and truncation as state, and refuses two threads at once.
+#: One lock for all of them, because a lock of its own would make a model impossible to copy.
+_TOKENIZING = threading.Lock()
+
+#: Parameters that are registered among or after the layers, but feed the lowest of them.
+_BOTTOM = ("embed", "relative_attention_bias")
+
+
+class TextModel(nn.Module):
+    """A sentence-transformers model with the surface that training needs.
+
+    Attributes:
+        sentence_transformer: the model itself; what ``save`` writes.
+        dim: width of the vectors.
+        max_length: tokens, special ones included, beyond which a text is cut.
+    """
+
+    def __init__(self, sentence_transformer: Any) -> None:
+        super().__init__()
+        self.sentence_transformer = sentence_transformer
+        self._prompt, self._prompt_length = _default_prompt(sentence_transformer)
+
+    @property
+    def dim(self) -> int:
+        width = next(
+            w
+            for module in reversed(list(self.sentence_transformer.children()))
+            if (w := getattr(module, "get_embedding_dimension", lambda: None)())
+        )
+        truncated = self.sentence_transformer.truncate_dim
+        return int(min(width, truncated) if truncated else width)
+
+    @property
+    def max_length(self) -> int:
+        # Tokenizers write "no limit" as 1e30.
+        return int(min(self.tokenizer.model_max_length, sys.maxsize))
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.sentence_transformer.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The transformers model, without pooling and heads."""
+        return cast(nn.Module, self.sentence_transformer[0].model)
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """The table of token vectors."""
+        return cast(nn.Embedding, cast(Any, self.encoder).get_input_embeddings())
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Tokenize a batch on the CPU.
+
+        Returns int64 tensors [n, tokens], padded to the longest of the batch and cut at
+        ``max_length``. May be called from several threads.
+        """
+        batch = list(texts)
+        if self._prompt:
+            batch = [self._prompt + text for text in batch]
+        limit = self.max_length
+        with _TOKENIZING:
+            encoded = self.tokenizer(
+                batch,
+                padding=True,
+                truncation="longest_first",
+                max_length=limit if limit < sys.maxsize else None,
+                return_tensors="pt",
+            )
+        features = dict(encoded)
+        if self._prompt_length:
+            features["prompt_length"] = torch.full((len(batch),), self._prompt_length)
+        return features
+
+    def token_lengths(self, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each text before cutting, special ones included: int64 [n].
+
+        ``(lengths > model.max_length).mean()`` is the share of texts that are cut.
+        """
+        if not len(texts):
+            return np.zeros(0, dtype=np.int64)
+        batch = [self._prompt + text for text in texts] if self._prompt else list(texts)
+        with _TOKENIZING:
+            encoded = self.tokenizer(
+                batch, padding=False, truncation=False, return_attention_mask=False, verbose=False
+            )
+        return np.fromiter((len(ids) for ids in encoded["input_ids"]), np.int64, len(batch))
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Vectors [n, dim] of a tokenized batch on the model's device. Leaves it unchanged."""
+        out = self.sentence_transformer(dict(features))
+        embeddings: Tensor = out["sentence_embedding"]
+        truncated = self.sentence_transformer.truncate_dim
+        return embeddings[:, :truncated] if truncated else embeddings
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        batch_size: int = 32,
+        normalize: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """Vectors of texts, in their order: float32 [n, dim].
+
+        Runs without dropout and without gradients, whatever mode the model is in, and leaves
+        the mode as it was. ``normalize`` scales each vector to length 1. ``progress`` is told
+        the number of texts done so far.
+
+        Raises:
+            DataError: an item is not a string.
+        """
+        check_texts(texts)
+        if not len(texts):
+            return np.zeros((0, self.dim), dtype=np.float32)
+        device = self.device
+        parts = []
+        order = by_length(texts)
+        with evaluating(self), torch.no_grad():
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                features = self.tokenize([texts[i] for i in rows])
+                vectors = self({k: v.to(device) for k, v in features.items()}).float()
+                if normalize:
+                    vectors = nn.functional.normalize(vectors, dim=1)
+                parts.append(vectors.cpu())
+                if progress:
+                    progress(start + len(rows))
+        return in_order(order, torch.cat(parts).numpy())
+
+    def depths(self) -> list[tuple[str, nn.Parameter, int]]:
+        """Name, parameter and layer depth of every parameter, for layer-wise learning rates.
+
+        0 is the embeddings, 1 to L the encoder's layers, L + 1 whatever follows them (final
+        norm, pooler, pooling, heads). Layers are the longest outermost ``ModuleList`` of the
+        encoder; one that shares its layers (ALBERT) has as many as it stores.
+        """
+        prefix = _layers_of(self.encoder)
+        names = [name for name, _ in self.encoder.named_parameters()]
+        inside = [i for i, name in enumerate(names) if prefix and name.startswith(prefix)]
+        first = inside[0] if inside else len(names)
+        layer = {name: _index_after(name, prefix) + 1 for name in (names[i] for i in inside)}
+        top = max(layer.values(), default=0) + 1
+        for i, name in enumerate(names):
+            if name not in layer:
+                bottom = i < first or any(word in name for word in _BOTTOM)
+                layer[name] = 0 if bottom else top
+        for name in names:  # a bias that all layers share is stored in the first of them (T5)
+            if any(word in name for word in _BOTTOM):
+                layer[name] = 0
+        of_parameter = {id(p): layer[n] for n, p in self.encoder.named_parameters()}
+        return [(n, p, of_parameter.get(id(p), top)) for n, p in self.named_parameters()]
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that ``SentenceTransformer(folder)`` opens.
+
+        The same weights write the same bytes: what the tokenizer remembers of its last batch
+        is forgotten first. A GeM pooling needs luthier installed, and ``trust_remote_code``.
+        """
+        from luthier.models.loading import quietly
+
+        with _TOKENIZING, quietly():
+            backend = getattr(self.tokenizer, "backend_tokenizer", None)
+            if backend is not None:
+                backend.no_truncation()
+                backend.no_padding()
+            try:
+                self.sentence_transformer.save(str(folder), create_model_card=False)
+            except OSError as error:
+                raise ModelError(f"cannot be written ({error})", where=str(folder)) from error
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises DataError for a single string, or for the first item that is not one."""
+    if isinstance(texts, str):
+        raise DataError("a list of texts is needed, not one text", hint="encode([text])")
+    for row, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise DataError(f"is not a text but {type(text).__name__}", row=row)
+
+
+def by_length(texts: Sequence[str]) -> list[int]:
+    """Indices of the texts, longest first, so that a batch has little padding."""
+    return [int(i) for i in np.argsort([-len(text) for text in texts], kind="stable")]
+
+
+def in_order(order: Sequence[int], vectors: np.ndarray) -> np.ndarray:
+    """Undo ``by_length``."""
+    found = np.empty_like(vectors, dtype=np.float32)
+    found[np.asarray(order)] = vectors
+    return found
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards each module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _layers_of(encoder: nn.Module) -> str:
+    """Name, with a dot, of the longest ModuleList that lies in no other."""
+    lists = {n: m for n, m in encoder.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    outermost = {
+        n: len(m)
+        for n, m in lists.items()
+        if not any(n.startswith(f"{o}.") for o in lists if o != n)
+    }
+    return f"{max(outermost, key=lambda n: outermost[n])}." if outermost else ""
+
+
+def _index_after(name: str, prefix: str) -> int:
+    return int(name[len(prefix) :].split(".", 1)[0])
+
+
+def _default_prompt(model: Any) -> tuple[str, int]:
+    """The prompt that the model puts before every text, and its tokens when pooling skips it."""
+    name = model.default_prompt_name
+    prompt = (model.prompts.get(name) or "") if name is not None else ""
+    skipped = any(getattr(module, "include_prompt", True) is False for module in model.children())
+    if not prompt or not skipped:
+        return prompt, 0
+    ids = model.tokenizer(prompt)["input_ids"]
+    # As sentence-transformers counts: a closing special token does not belong to the prompt.
+    return prompt, len(ids) - (1 if ids and ids[-1] in model.tokenizer.all_special_ids else 0)
