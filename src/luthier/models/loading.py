@@ -85,12 +85,12 @@ def quietly() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _open(located: Located, options: Mapping[str, Any], device: str) -> SentenceTransformer:
@@ -314,14 +314,14 @@ def _missing_weights(where: str) -> Iterator[None]:
     def catch(record: logging.LogRecord) -> bool:
         text = record.getMessage()
         if "LOAD REPORT" not in text:
-            return True
+            return shown
         reports.append(text)
         return False
 
     logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
+    level, shown = logger.level, logger.isEnabledFor(logging.WARNING)
     logger.addFilter(catch)
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.WARNING - 1)  # at WARNING transformers begins to report other things
     try:
         yield
     except RuntimeError as error:

@@ -53,6 +53,8 @@ def tiny_text_model(
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import AutoModel
 
+    from luthier.models.loading import quietly
+
     folder = Path(folder)
     if family not in _CONFIGS:
         raise ValueError(
@@ -71,16 +73,18 @@ def tiny_text_model(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = AutoModel.from_config(config)
-    encoder.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if pooling is None:
-        return folder
-    modules: list[torch.nn.Module] = [Transformer(str(folder), max_seq_length=max_length)]
-    modules.append(Pooling(hidden, pooling))
-    if normalize:
-        modules.append(Normalize())
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+        encoder = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
+    with quietly():
+        encoder.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if pooling is None:
+            return folder
+        modules: list[torch.nn.Module] = [Transformer(str(folder), max_seq_length=max_length)]
+        modules.append(Pooling(hidden, pooling))
+        if normalize:
+            modules.append(Normalize())
+        model = SentenceTransformer(modules=modules, device="cpu")
+        model.save(str(folder), create_model_card=False)
     return folder
 
 
@@ -101,7 +105,7 @@ def wordpiece_tokenizer(vocab: int, max_length: int, *, with_types: bool = True)
         special_tokens=[("[CLS]", words.index("[CLS]")), ("[SEP]", words.index("[SEP]"))],
     )
     names = ["input_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         model_max_length=max_length,
         model_input_names=["input_ids", "token_type_ids", *names[1:]] if with_types else names,
@@ -177,7 +181,6 @@ def _modernbert(tokens: dict[str, Any], shape: dict[str, int], dropout: float) -
         attention_dropout=dropout,
         embedding_dropout=dropout,
         mlp_dropout=dropout,
-        reference_compile=False,
     )
 
 
@@ -208,7 +211,6 @@ def _t5(tokens: dict[str, Any], shape: dict[str, int], dropout: float) -> Any:
         d_kv=shape["hidden"] // shape["heads"],
         d_ff=2 * shape["hidden"],
         dropout_rate=dropout,
-        decoder_start_token_id=tokens["pad_token_id"],
     )
 
 
