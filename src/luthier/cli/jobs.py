@@ -1,0 +1,205 @@
+"""``luthier fit`` and ``luthier validate``: a file, flags over it, one JobSpec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from luthier.cli import configuration
+from luthier.cli.output import Home, Json, note, print_facts, show
+from luthier.cli.words import BY_NAME, RUN_WORDS, WORDS, given_words, with_job_flags
+from luthier.errors import Problem, SpecError
+from luthier.spec import JobSpec, Source, parse_spec
+
+if TYPE_CHECKING:
+    from luthier.runs.client import Run
+    from luthier.runs.connection import Home as Place
+
+app = typer.Typer(rich_markup_mode=None)
+
+Config = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[CONFIG.yaml]", help="Words of fit(), or a nested JobSpec; flags go over it."
+    ),
+]
+
+
+@app.command("fit")
+@with_job_flags
+def fit(
+    config: Config = None,
+    home: Home = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay and show the progress until the run ends.")
+    ] = False,
+    as_json: Json = False,
+    **flags: Any,
+) -> None:
+    """Submit a fine-tuning run. Returns at once, unless --wait is given.
+
+    The run goes on in a process of its own, whatever becomes of this terminal.
+    """
+    from luthier import api
+
+    place = api.connect(home)
+    spec, naming = read_job(config, flags, place)
+    run = api.submit(spec, **naming)
+    if wait:
+        _wait(run, as_json)
+    status = run.status()
+    show(
+        {"id": run.id, "name": run.name, "spec_id": spec.id, **status},
+        as_json,
+        lambda: _say_submitted(run, str(status["status"])),
+    )
+
+
+@app.command("validate")
+@with_job_flags
+def validate(config: Config = None, home: Home = None, as_json: Json = False, **flags: Any) -> None:
+    """Check a job, and say everything that is wrong with it. Nothing is queued.
+
+    Reads the first rows of the data; loads no model.
+    """
+    from luthier import api
+
+    place = api.connect(home)
+    spec, _ = read_job(config, flags, place)
+    problems = api.preflight(spec)
+    if problems:
+        raise SpecError(problems)
+    document = {"valid": True, "spec_id": spec.id, "spec": spec.model_dump(mode="json")}
+    show(document, as_json, lambda: _say_valid(spec))
+
+
+def read_job(
+    config: Path | None, flags: Mapping[str, Any], place: Place
+) -> tuple[JobSpec, dict[str, Any]]:
+    """The spec that a file and flags describe, and the words that name the run.
+
+    Raises SpecError or DataError.
+    """
+    words = given_words(flags)
+    data = configuration.read_configuration(config) if config is not None else {}
+    naming = {word: data.pop(word) for word in RUN_WORDS if word in data}
+    naming |= {word: words.pop(word) for word in RUN_WORDS if word in words}
+    problems = [
+        Problem(word, f"is a text, not {value!r}")
+        for word, value in naming.items()
+        if not isinstance(value, str)
+    ]
+    if problems:
+        raise SpecError(problems)
+    spec = (
+        _nested(data, words, place) if configuration.is_nested(data) else _flat(data, words, place)
+    )
+    return spec, naming
+
+
+def _nested(data: dict[str, Any], words: Mapping[str, Any], place: Place) -> JobSpec:
+    """A JobSpec file; each flag is laid over the leaf that its word stands for."""
+    for name, value in words.items():
+        configuration.lay_over(data, BY_NAME[name].leaf, value)
+    if isinstance(data.get("data"), dict):
+        for word in ("train", "eval"):
+            if word in data["data"]:
+                data["data"][word] = _located(data["data"][word], place)
+    data["callbacks"] = _callbacks(data.get("callbacks"), place)
+    return parse_spec(data)
+
+
+def _flat(data: dict[str, Any], flags: Mapping[str, Any], place: Place) -> JobSpec:
+    """The words of fit(), a field of the spec under its own name included."""
+    from luthier.doors.fit import fit_spec
+
+    words: dict[str, Any] = {}
+    problems: list[Problem] = []
+    by_field = {word.field: word.name for word in WORDS if word.leaf.startswith("training.")}
+    for given, value in data.items():
+        name = given if given in BY_NAME else by_field.get(given, given)
+        if name in words:
+            problems.append(Problem(given, f"given twice: it is another name of '{name}'"))
+        words[name] = value
+    for name, value in flags.items():
+        configuration.lay_over(words, name, value)
+    for name, value in words.items():
+        word = BY_NAME.get(name)
+        if word and word.kind == "options" and not isinstance(value, dict):
+            problems.append(Problem(name, f"takes a mapping of options, not {value!r}"))
+    for name in ("model", "train_data"):
+        if words.get(name) is None:
+            problems.append(Problem(name, "is required", f"--{name.replace('_', '-')} …"))
+    if words.pop("task", "embedding") != "embedding":
+        problems.append(Problem("task", "can only be 'embedding'"))
+    if problems:
+        raise SpecError(problems)
+    for name in ("train_data", "eval_data"):
+        if words.get(name) is not None:
+            words[name] = _located(words[name], place)
+    words["callbacks"] = _callbacks(words.get("callbacks"), place)
+    if words.get("model_artifact"):
+        words["model_artifact"] = place.store.find(words["model_artifact"])
+    return fit_spec(**words)
+
+
+def _located(value: Any, place: Place) -> Any:
+    """A source with the hash of its content, when the content is a file of this machine."""
+    from luthier.submit import to_source
+
+    if isinstance(value, Mapping) and set(value) == {"uri"}:
+        value = value["uri"]
+    if isinstance(value, Source | Mapping):
+        return value
+    if not isinstance(value, str):
+        raise SpecError([Problem("train_data", f"is a path or a URL, not {value!r}")])
+    return to_source(value, place)
+
+
+def _callbacks(items: Any, place: Place) -> list[Any]:
+    """Callbacks as mappings, the data that they name located."""
+    if items is None:
+        return []
+    if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+        hint = "for example [{kind: early_stopping, patience: 3}]"
+        raise SpecError([Problem("callbacks", "is a list of mappings, each with its kind", hint)])
+    return [
+        {
+            key: _located(value, place) if key in ("query_data", "index_data") else value
+            for key, value in item.items()
+        }
+        for item in items
+    ]
+
+
+def _wait(run: Run, as_json: bool) -> None:
+    """Stay until the run ends. Ctrl-C ends the waiting, not the run."""
+    try:
+        run.wait(progress=not as_json)
+    except KeyboardInterrupt:
+        say_it_goes_on(run.name)
+        raise
+
+
+def say_it_goes_on(name: str) -> None:
+    """What Ctrl-C did not do, and how to do it."""
+    note(f"\nThe run {name} goes on. Follow it again:  luthier runs logs -f {name}")
+    note(f"Cancel it:                       luthier runs cancel {name}")
+
+
+def _say_submitted(run: Run, status: str) -> None:
+    print_facts({"run": run.name, "status": status, "artifact": run.artifact_id})
+    if status in ("CREATED", "STARTED"):
+        print(f"\nfollow  luthier runs logs -f {run.name}")
+        print(f"cancel  luthier runs cancel {run.name}")
+
+
+def _say_valid(spec: JobSpec) -> None:
+    import yaml
+
+    changed = spec.model_dump(mode="json", exclude_defaults=True)
+    print(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True).rstrip())
+    print(f"\nvalid: this job can run (spec {spec.id[:12]})")
