@@ -1,0 +1,1 @@
+"""How good a model is, and whether it became better. Loads neither torch nor transformers."""

@@ -1,0 +1,245 @@
+"""Is the tuned model better, or was it luck? Paired bootstrap over queries.
+
+Queries (or scored rows) are drawn with replacement, the same draw for before and after, and
+every metric is computed again; the middle 95% of 10,000 such values is the interval (Efron
+and Tibshirani 1993, chapter 13; paired: Smucker, Allan and Carterette 2007). The verdict
+reads the interval of the *difference* of the main metric:
+
+    better               it lies above zero
+    worse                it lies below zero
+    no clear difference  it holds zero, or there are fewer than 20 queries
+
+Fewer than 20 are too few: measured on simulated queries, the interval then misses the truth
+more often than it claims. Beside it stand wins, losses and ties per query with an exact
+sign test, and McNemar's exact test for hit_at_k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, rankdata
+
+from luthier.errors import DataError
+from luthier.evaluation.measure import LESS_IS_BETTER, SHOWN, Evaluation
+
+Verdict = Literal["better", "no clear difference", "worse"]
+Array = NDArray[np.float64]
+
+FEWEST_QUERIES = 20
+RESAMPLES = 10_000
+#: Two values of a metric closer than this are a tie.
+SAME = 1e-9
+_CHUNK_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A metric's value and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many queries got better, worse, or stayed; p of an exact two-sided sign test."""
+
+    wins: int
+    losses: int
+    ties: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Before against after on the same queries.
+
+    difference is after - before. ``counts`` is by the main metric, ``hits`` by hit_at_k
+    (None for scored data). For scored data a win is a row whose similarity got nearer to its
+    score, both put on a scale of ranks.
+    """
+
+    main: str
+    verdict: Verdict
+    reason: str
+    n: int
+    confidence: float
+    resamples: int
+    seed: int
+    before: dict[str, Interval]
+    after: dict[str, Interval]
+    difference: dict[str, Interval]
+    counts: Counts
+    hits: Counts | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Comparison:
+        """The inverse of ``to_dict``."""
+        known = dict(data)
+        for side in ("before", "after", "difference"):
+            known[side] = {name: Interval(**value) for name, value in data[side].items()}
+        known["counts"] = Counts(**data["counts"])
+        known["hits"] = Counts(**data["hits"]) if data["hits"] else None
+        return cls(**known)
+
+
+def compare(
+    before: Evaluation,
+    after: Evaluation,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Comparison:
+    """Compare two evaluations of the same set. Raises DataError when the sets differ."""
+    if (before.set_id, before.k, before.distance) != (after.set_id, after.k, after.distance):
+        raise DataError(
+            "these evaluations were not made on the same set in the same way",
+            hint="compare evaluations of equal set, k and distance",
+        )
+    names, n = SHOWN[after.kind], len(after)
+    first, second = _statistics(before), _statistics(after)
+    draws = [np.stack([first(c), second(c)]) for c in _resampled(n, resamples, seed)]
+    both = np.concatenate(draws, axis=1)  # [2, resamples, metrics]
+
+    def side(values: Array, sample: Array) -> dict[str, Interval]:
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(sample, [tail, 1 - tail], axis=0)
+        return {
+            name: Interval(float(values[i]), float(low[i]), float(high[i]))
+            for i, name in enumerate(names)
+        }
+
+    old = np.array([before.metrics[name] for name in names])
+    new = np.array([after.metrics[name] for name in names])
+    difference = side(new - old, both[1] - both[0])
+    verdict, reason = _verdict(difference[after.main], after.main, n, confidence)
+    hits = None
+    if after.kind == "retrieval":
+        hits = _count(after.per_query["hit_at_k"] - before.per_query["hit_at_k"])
+    return Comparison(
+        main=after.main,
+        verdict=verdict,
+        reason=reason,
+        n=n,
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+        before=side(old, both[0]),
+        after=side(new, both[1]),
+        difference=difference,
+        counts=_count(_gains(before, after)),
+        hits=hits,
+    )
+
+
+def intervals(
+    evaluation: Evaluation, *, seed: int = 0, confidence: float = 0.95, resamples: int = RESAMPLES
+) -> dict[str, Interval]:
+    """The confidence interval of every metric of one evaluation."""
+    return compare(
+        evaluation, evaluation, seed=seed, confidence=confidence, resamples=resamples
+    ).after
+
+
+def _verdict(difference: Interval, main: str, n: int, confidence: float) -> tuple[Verdict, str]:
+    sign = -1 if main in LESS_IS_BETTER else 1
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    span = f"{confidence:.0%} interval of the difference in {main}: {low:+.3f} to {high:+.3f}"
+    if n < FEWEST_QUERIES:
+        return "no clear difference", f"{n} queries are too few to tell (at least {FEWEST_QUERIES})"
+    if low > SAME:
+        return "better", f"{span}, above zero, over {n:,} queries"
+    if high < -SAME:
+        return "worse", f"{span}, below zero, over {n:,} queries"
+    return "no clear difference", f"{span}, which holds zero, over {n:,} queries"
+
+
+def _count(gains: Array) -> Counts:
+    wins, losses = int((gains > SAME).sum()), int((gains < -SAME).sum())
+    p = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    return Counts(wins, losses, len(gains) - wins - losses, p)
+
+
+def _gains(before: Evaluation, after: Evaluation) -> Array:
+    """What each query (or row) gained."""
+    if after.kind == "retrieval":
+        gained: Array = after.per_query[after.main] - before.per_query[after.main]
+        return gained
+    target = rankdata(after.per_query["target"])
+    error = [np.abs(rankdata(e.per_query["similarity"]) - target) for e in (before, after)]
+    nearer: Array = error[0] - error[1]
+    return nearer
+
+
+def _resampled(n: int, resamples: int, seed: int) -> Iterator[Array]:
+    """How often each of n queries is drawn, float64 [chunk, n], in chunks of bounded size.
+
+    The draws depend on n, resamples and seed only, so before and after share them.
+    """
+    rng = np.random.default_rng(seed)
+    step = max(1, min(resamples, _CHUNK_BYTES // (8 * n)))
+    for start in range(0, resamples, step):
+        size = min(step, resamples - start)
+        drawn = rng.integers(0, n, (size, n)) + np.arange(size)[:, None] * n
+        yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+
+
+def _statistics(evaluation: Evaluation) -> Callable[[Array], Array]:
+    """From counts [b, n] to the metrics of those resamples [b, metrics]."""
+    names = SHOWN[evaluation.kind]
+    if evaluation.kind == "retrieval":
+        values = np.stack([evaluation.per_query[name] for name in names], axis=1)
+        return lambda counts: counts @ values / values.shape[0]
+    similarity, target = evaluation.per_query["similarity"], evaluation.per_query["target"]
+    ranked = [_WeightedRanks(similarity), _WeightedRanks(target)]
+    squared = (similarity - target) ** 2
+
+    def statistics(counts: Array) -> Array:
+        columns = {
+            "spearman": _correlations(counts, ranked[0](counts), ranked[1](counts)),
+            "pearson": _correlations(counts, similarity[None], target[None]),
+            "mse": counts @ squared / len(squared),
+        }
+        return np.stack([columns[name] for name in names], axis=1)
+
+    return statistics
+
+
+class _WeightedRanks:
+    """Mid-ranks of n values of which each occurs ``counts`` times, without sorting again."""
+
+    def __init__(self, values: Array) -> None:
+        self.order = np.argsort(values, kind="stable")
+        ordered = values[self.order]
+        self.starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+        sizes = np.diff(np.r_[self.starts, len(values)])
+        self.group = np.repeat(np.arange(len(self.starts)), sizes)
+
+    def __call__(self, counts: Array) -> Array:
+        tied = np.add.reduceat(counts[:, self.order], self.starts, axis=1)
+        middle = np.cumsum(tied, axis=1) - (tied - 1) / 2
+        ranks = np.empty_like(counts)
+        ranks[:, self.order] = middle[:, self.group]
+        return ranks
+
+
+def _correlations(counts: Array, x: Array, y: Array) -> Array:
+    """Pearson's r of each resample; 0 where one side is constant."""
+    n = counts.sum(axis=1, keepdims=True)
+    x = x - (counts * x).sum(axis=1, keepdims=True) / n
+    y = y - (counts * y).sum(axis=1, keepdims=True) / n
+    xy = (counts * x * y).sum(axis=1)
+    size = np.sqrt((counts * x * x).sum(axis=1) * (counts * y * y).sum(axis=1))
+    found: Array = np.where(size > 1e-12 * n[:, 0], xy / np.where(size > 0, size, 1), 0.0)
+    return found
