@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from luthier.errors import DataError, TrainingError
 from luthier.evaluation.ranking import Distance, Floats, Ranking, search
@@ -69,9 +69,7 @@ class Evaluation:
             "metrics": self.metrics,
             "per_query": {name: values.tolist() for name, values in self.per_query.items()},
             "top": self.top.tolist(),
-            "scores": [
-                [None if np.isnan(s) else round(s, 6) for s in r] for r in self.scores.tolist()
-            ],
+            "scores": [[_shown(s) for s in row] for row in self.scores.tolist()],
             "seconds": self.seconds,
         }
 
@@ -93,6 +91,10 @@ class Evaluation:
             scores=np.asarray(scores, dtype=np.float64).reshape(q, k if q else 0),
             seconds=data["seconds"],
         )
+
+
+def _shown(score: float) -> float | None:
+    return None if math.isnan(score) else round(score, 6)
 
 
 def evaluate(
@@ -140,12 +142,23 @@ def scored_evaluation(
     """Correlations of similarities [n] (or their differences) with the targets."""
     per_query = {"similarity": similarity, "target": found.targets}
     means = {
-        "spearman": correlation(rankdata(similarity), rankdata(found.targets)),
+        "spearman": correlation(middle_ranks(similarity), middle_ranks(found.targets)),
         "pearson": correlation(similarity, found.targets),
     }
     if found.kind == "margin":
         means["mse"] = float(np.mean((similarity - found.targets) ** 2))
     return Evaluation(found.kind, found.id, 0, distance, means, per_query, seconds=seconds)
+
+
+def middle_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1, ascending; equal values share the mean of their ranks.
+
+    >>> middle_ranks(np.array([5.0, 1.0, 5.0])).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(sizes) - (sizes - 1) / 2)[group]
+    return ranks
 
 
 def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

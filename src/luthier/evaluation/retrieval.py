@@ -51,7 +51,8 @@ def metrics(ranks: Ints, relevance: Relevance, k: int) -> PerQuery:
     within = ranks <= k
 
     def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(owner, weights=values, minlength=len(relevance))
+        sums: NDArray[np.float64] = np.bincount(owner, values, len(relevance))
+        return sums
 
     hits = summed(within.astype(np.float64))
     first = ranks[relevance.indptr[:-1]]

@@ -129,7 +129,8 @@ def evaluation_set(
 
 def _scored(dataset: Dataset, limit: int, rng: np.random.Generator) -> ScoredSet:
     n = len(dataset)
-    rows, notes = np.arange(n), ()
+    rows = np.arange(n)
+    notes: tuple[str, ...] = ()
     if n > limit:
         rows = np.sort(rng.choice(n, limit, replace=False))
         notes = (f"measured on a sample of {limit:,} of {n:,} rows",)
@@ -213,7 +214,7 @@ def _retrieval(
     if not answerable:
         raise DataError(
             "no query has anything relevant to find",
-            hint="labelled data needs labels with at least two texts; pairs need two different texts",
+            hint="a label needs two texts at least, a pair two different texts",
         )
     if len(answerable) < len(queries):
         left_out = len(queries) - len(answerable)

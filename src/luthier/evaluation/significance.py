@@ -18,14 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, rankdata
 
 from luthier.errors import DataError
-from luthier.evaluation.measure import LESS_IS_BETTER, SHOWN, Evaluation
+from luthier.evaluation.measure import LESS_IS_BETTER, SHOWN, Evaluation, middle_ranks
 
 Verdict = Literal["better", "no clear difference", "worse"]
 Array = NDArray[np.float64]
@@ -167,8 +167,20 @@ def _verdict(difference: Interval, main: str, n: int, confidence: float) -> tupl
 
 def _count(gains: Array) -> Counts:
     wins, losses = int((gains > SAME).sum()), int((gains < -SAME).sum())
-    p = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-    return Counts(wins, losses, len(gains) - wins - losses, p)
+    return Counts(wins, losses, len(gains) - wins - losses, sign_test(wins, losses))
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Exact two-sided p of so uneven a split, were a win as likely as a loss.
+
+    >>> sign_test(9, 1)
+    0.021484375
+    """
+    n, term, tail = wins + losses, 1, 0
+    for i in range(min(wins, losses) + 1):  # term is n choose i, a whole number
+        tail += term
+        term = term * (n - i) // (i + 1)
+    return min(1.0, float(Fraction(2 * tail, 2**n)))
 
 
 def _gains(before: Evaluation, after: Evaluation) -> Array:
@@ -176,8 +188,8 @@ def _gains(before: Evaluation, after: Evaluation) -> Array:
     if after.kind == "retrieval":
         gained: Array = after.per_query[after.main] - before.per_query[after.main]
         return gained
-    target = rankdata(after.per_query["target"])
-    error = [np.abs(rankdata(e.per_query["similarity"]) - target) for e in (before, after)]
+    target = middle_ranks(after.per_query["target"])
+    error = [np.abs(middle_ranks(e.per_query["similarity"]) - target) for e in (before, after)]
     nearer: Array = error[0] - error[1]
     return nearer
 
