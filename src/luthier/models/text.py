@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from luthier.errors import DataError, ModelError
+from luthier.errors import ModelError
+from luthier.models.batching import Progress, check_texts, encode_in_batches
 
 #: A fast tokenizer keeps its padding and truncation as state, and refuses two threads at once.
 #: One lock for all of them, because a lock of its own would make a model impossible to copy.
@@ -31,12 +32,14 @@ class TextModel(nn.Module):
         sentence_transformer: the model itself; what ``save`` writes.
         dim: width of the vectors.
         max_length: tokens, special ones included, beyond which a text is cut.
+        prompt: what the model puts before every text, often nothing.
+        prompt_length: the prompt's tokens, when pooling leaves them out; else 0.
     """
 
     def __init__(self, sentence_transformer: Any) -> None:
         super().__init__()
         self.sentence_transformer = sentence_transformer
-        self._prompt, self._prompt_length = _default_prompt(sentence_transformer)
+        self.prompt, self.prompt_length = _default_prompt(sentence_transformer)
 
     @property
     def dim(self) -> int:
@@ -78,8 +81,8 @@ class TextModel(nn.Module):
         ``max_length``. May be called from several threads.
         """
         batch = list(texts)
-        if self._prompt:
-            batch = [self._prompt + text for text in batch]
+        if self.prompt:
+            batch = [self.prompt + text for text in batch]
         limit = self.max_length
         with _TOKENIZING:
             encoded = self.tokenizer(
@@ -90,8 +93,8 @@ class TextModel(nn.Module):
                 return_tensors="pt",
             )
         features = dict(encoded)
-        if self._prompt_length:
-            features["prompt_length"] = torch.full((len(batch),), self._prompt_length)
+        if self.prompt_length:
+            features["prompt_length"] = torch.full((len(batch),), self.prompt_length)
         return features
 
     def token_lengths(self, texts: Sequence[str]) -> np.ndarray:
@@ -101,7 +104,7 @@ class TextModel(nn.Module):
         """
         if not len(texts):
             return np.zeros(0, dtype=np.int64)
-        batch = [self._prompt + text for text in texts] if self._prompt else list(texts)
+        batch = [self.prompt + text for text in texts] if self.prompt else list(texts)
         with _TOKENIZING:
             encoded = self.tokenizer(
                 batch, padding=False, truncation=False, return_attention_mask=False, verbose=False
@@ -120,7 +123,7 @@ class TextModel(nn.Module):
         texts: Sequence[str],
         batch_size: int = 32,
         normalize: bool = True,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
     ) -> np.ndarray:
         """Vectors of texts, in their order: float32 [n, dim].
 
@@ -131,23 +134,19 @@ class TextModel(nn.Module):
         Raises:
             DataError: an item is not a string.
         """
-        check_texts(texts)
+        check_texts(texts, batch_size)
         if not len(texts):
             return np.zeros((0, self.dim), dtype=np.float32)
         device = self.device
-        parts = []
-        order = by_length(texts)
+
+        def vectors(batch: list[str]) -> np.ndarray:
+            features = {k: v.to(device) for k, v in self.tokenize(batch).items()}
+            out = self(features).float()
+            found: np.ndarray = (nn.functional.normalize(out) if normalize else out).cpu().numpy()
+            return found
+
         with evaluating(self), torch.no_grad():
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                features = self.tokenize([texts[i] for i in rows])
-                vectors = self({k: v.to(device) for k, v in features.items()}).float()
-                if normalize:
-                    vectors = nn.functional.normalize(vectors, dim=1)
-                parts.append(vectors.cpu())
-                if progress:
-                    progress(start + len(rows))
-        return in_order(order, torch.cat(parts).numpy())
+            return encode_in_batches(texts, batch_size, vectors, progress)
 
     def depths(self) -> list[tuple[str, nn.Parameter, int]]:
         """Name, parameter and layer depth of every parameter, for layer-wise learning rates.
@@ -172,6 +171,13 @@ class TextModel(nn.Module):
         of_parameter = {id(p): layer[n] for n, p in self.encoder.named_parameters()}
         return [(n, p, of_parameter.get(id(p), top)) for n, p in self.named_parameters()]
 
+    @property
+    def layers(self) -> int:
+        """The depth of the encoder's top layer."""
+        prefix = _layers_of(self.encoder)
+        names = (n for n, _ in self.encoder.named_parameters() if prefix and n.startswith(prefix))
+        return max((_index_after(name, prefix) + 1 for name in names), default=0)
+
     def save(self, folder: Path) -> None:
         """Write a folder that ``SentenceTransformer(folder)`` opens.
 
@@ -180,36 +186,26 @@ class TextModel(nn.Module):
         """
         from luthier.models.loading import quietly
 
-        with _TOKENIZING, quietly():
-            backend = getattr(self.tokenizer, "backend_tokenizer", None)
-            if backend is not None:
-                backend.no_truncation()
-                backend.no_padding()
+        with self._fresh_tokenizer(), quietly():
             try:
                 self.sentence_transformer.save(str(folder), create_model_card=False)
             except OSError as error:
                 raise ModelError(f"cannot be written ({error})", where=str(folder)) from error
 
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer alone."""
+        with self._fresh_tokenizer():
+            self.tokenizer.save_pretrained(str(folder))
 
-def check_texts(texts: Sequence[str]) -> None:
-    """Raises DataError for a single string, or for the first item that is not one."""
-    if isinstance(texts, str):
-        raise DataError("a list of texts is needed, not one text", hint="encode([text])")
-    for row, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise DataError(f"is not a text but {type(text).__name__}", row=row)
-
-
-def by_length(texts: Sequence[str]) -> list[int]:
-    """Indices of the texts, longest first, so that a batch has little padding."""
-    return [int(i) for i in np.argsort([-len(text) for text in texts], kind="stable")]
-
-
-def in_order(order: Sequence[int], vectors: np.ndarray) -> np.ndarray:
-    """Undo ``by_length``."""
-    found = np.empty_like(vectors, dtype=np.float32)
-    found[np.asarray(order)] = vectors
-    return found
+    @contextmanager
+    def _fresh_tokenizer(self) -> Iterator[None]:
+        """Without what the tokenizer remembers of its last batch, and without another batch."""
+        with _TOKENIZING:
+            backend = getattr(self.tokenizer, "backend_tokenizer", None)
+            if backend is not None:
+                backend.no_truncation()
+                backend.no_padding()
+            yield
 
 
 @contextmanager
