@@ -1,0 +1,252 @@
+"""Vectors from a tuned model: ``get_model``, ``build_model``, ``encode``, ``cos_sim``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from luthier.errors import DataError, ModelError, SpecError
+
+if TYPE_CHECKING:
+    from luthier.runs.client import Run
+
+_ARTIFACT = re.compile(r"[0-9a-f]{4,64}\Z")
+
+
+class _Encodes(Protocol):
+    """TextModel and OnnxTextModel."""
+
+    @property
+    def dim(self) -> int: ...
+
+    def encode(
+        self, texts: Sequence[str], batch_size: int = 32, normalize: bool = True
+    ) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model that is ready to encode, with the batch size that it was asked for.
+
+    source: the folder it was loaded from, or its name.
+    """
+
+    model: _Encodes
+    batch_size: int
+    source: str
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return self.model.dim
+
+    def encode(
+        self, texts: Sequence[str], batch_size: int | None = None, normalize: bool = False
+    ) -> np.ndarray:
+        """Vectors of texts: float32 [n, dim]; ``normalize`` scales each to length 1."""
+        size = self.batch_size if batch_size is None else batch_size
+        return self.model.encode(texts, batch_size=size, normalize=normalize)
+
+
+def get_model(
+    artifact: str | os.PathLike[str] | Run,
+    batch_size: int = 32,
+    select_model: str | None = None,
+    device: str | None = None,
+    is_onnx: bool = False,
+) -> Encoder:
+    """Open a tuned model.
+
+    Args:
+        artifact: an artifact's id or the first four or more digits of it, a folder that
+            ``save_artifact`` wrote, or a finished Run.
+        batch_size: texts at a time.
+        select_model: ``clip-text`` or ``clip-vision``; only CLIP models have two encoders.
+        device: a torch device; None takes a GPU where there is one.
+        is_onnx: run the ONNX graph that ``to_onnx=True`` exported.
+
+    Raises:
+        NotFound: no such artifact. CorruptBundle: its bytes are not those that were written.
+        ModelError: the folder holds no model that can be opened so.
+    """
+    _check_batch_size(batch_size)
+    if select_model is not None:
+        raise ModelError(
+            f"select_model={select_model!r} is for CLIP models, which have two encoders",
+            hint="leave it out: a text model has one",
+        )
+    folder = _folder(artifact)
+    if is_onnx:
+        from luthier.models.onnx import OnnxTextModel
+
+        return Encoder(OnnxTextModel(folder, device or "auto"), batch_size, str(folder))
+    from luthier.models.loading import open_text_model
+
+    return Encoder(open_text_model(folder, device=device or "auto"), batch_size, str(folder))
+
+
+def build_model(
+    name: str,
+    batch_size: int = 32,
+    select_model: str | None = None,
+    device: str | None = None,
+    is_onnx: bool = False,
+    model_options: dict[str, Any] | None = None,
+) -> Encoder:
+    """Open an untuned model by catalog name, hub id or folder: what tuning starts from.
+
+    Raises SpecError for unknown options, and ModelError as ``get_model`` does.
+    """
+    _check_batch_size(batch_size)
+    if select_model is not None:
+        raise ModelError(
+            f"select_model={select_model!r} is for CLIP models, which have two encoders",
+            hint="leave it out: a text model has one",
+        )
+    if is_onnx:
+        raise ModelError(
+            "an untuned model has no ONNX graph",
+            hint="tune it with to_onnx=True, then get_model(…, is_onnx=True)",
+        )
+    from luthier.models.catalog import problems, resolve
+    from luthier.spec import ModelSpec
+
+    spec = ModelSpec(name=name, options=model_options or {})
+    located = resolve(name)  # its own error names the file; a spec's problems name the field
+    found = problems(spec)
+    if found:
+        raise SpecError(found)
+    from luthier.models.loading import load_text_model
+
+    model = load_text_model(spec, artifact=None, device=device or "auto")
+    return Encoder(model, batch_size, str(located))
+
+
+def encode(
+    model: Encoder | _Encodes, data: Any, batch_size: int | None = None, normalize: bool = False
+) -> Any:
+    """Encode texts, or the documents of a DocumentArray.
+
+    Args:
+        model: what ``get_model`` or ``build_model`` gave.
+        data: a list of strings; or documents, of which ``text`` (or a string ``content``) is
+            encoded.
+        batch_size: texts at a time; None takes the model's own (32 unless told otherwise).
+        normalize: scale each vector to length 1.
+
+    Returns:
+        float32 [n, dim] for a list of strings. For documents, the same container with
+        ``embedding`` set on each.
+
+    Raises:
+        DataError: an item is neither a string nor a document with a text; names its row.
+    """
+    size = batch_size if batch_size is not None else getattr(model, "batch_size", 32)
+    _check_batch_size(size)
+    if isinstance(data, str):
+        raise DataError("a list of texts is needed, not one text", hint="encode(model, [text])")
+    if isinstance(data, np.ndarray):
+        data = data.tolist()
+    items = data if hasattr(data, "__len__") and hasattr(data, "__getitem__") else list(data)
+    if not len(items) or isinstance(items[0], str):
+        return model.encode(list(items), batch_size=size, normalize=normalize)
+    vectors = model.encode(
+        [_text(item, row) for row, item in enumerate(items, start=1)],
+        batch_size=size,
+        normalize=normalize,
+    )
+    for item, vector in zip(items, vectors, strict=True):
+        item.embedding = vector
+    return data
+
+
+def cos_sim(a: Any, b: Any) -> Any:
+    """Cosine similarity of two vectors (a float), or of each row of ``a`` with each of ``b``.
+
+    Shapes: [d], [d] → float; [n, d], [m, d] → float32 [n, m]; a vector beside a matrix counts
+    as one row. A vector of zeros has similarity 0 to everything.
+
+    >>> cos_sim([1.0, 0.0], [1.0, 1.0])
+    0.7071067811865475
+    """
+    left, right = _matrix(a, "a"), _matrix(b, "b")
+    if left.shape[-1] != right.shape[-1]:
+        raise DataError(
+            f"vectors of width {left.shape[-1]} and {right.shape[-1]} cannot be compared",
+            hint="encode both with the same model",
+        )
+    similarity = _unit(np.atleast_2d(left)) @ _unit(np.atleast_2d(right)).T
+    if left.ndim == right.ndim == 1:
+        return float(similarity[0, 0])
+    return similarity.astype(np.float32)
+
+
+def _folder(artifact: Any) -> Path:
+    if hasattr(artifact, "artifact_id"):
+        found = artifact.artifact_id
+        if not found:
+            raise ModelError(
+                f"the run '{artifact.name}' has no artifact yet", hint="wait until it is FINISHED"
+            )
+        return _stored(str(found))
+    name = os.fspath(artifact)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _verified(path)
+    if _ARTIFACT.match(name):
+        return _stored(name)
+    raise ModelError(
+        "no such folder, and not the id of an artifact",
+        where=name,
+        hint="run.artifact_id, the first four digits of it, or a folder that save_artifact wrote",
+    )
+
+
+def _stored(artifact_id: str) -> Path:
+    from luthier.runs.connection import current
+
+    return current().store.artifact(artifact_id)
+
+
+def _verified(path: Path) -> Path:
+    """A folder of ours must hold what was written into it; other folders promise nothing."""
+    if (path / "luthier" / "manifest.json").is_file():
+        from luthier.store.bundle import open_bundle
+
+        open_bundle(path)
+    return path.resolve()
+
+
+def _text(item: Any, row: int) -> str:
+    for name in ("text", "content"):
+        text = getattr(item, name, None)
+        if isinstance(text, str):
+            return text
+    kind = type(item).__name__
+    raise DataError(f"is neither a text nor a document with a text, but {kind}", row=row)
+
+
+def _check_batch_size(size: Any) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise DataError(f"batch_size must be a whole number of at least 1, not {size!r}")
+
+
+def _matrix(values: Any, name: str) -> np.ndarray:
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{name} is not an array of numbers ({error})") from None
+    if found.ndim not in (1, 2) or not found.size:
+        raise DataError(f"{name} must be a vector or a matrix, not of shape {found.shape}")
+    return found
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
