@@ -126,15 +126,13 @@ def submit(
     spec = spec if isinstance(spec, JobSpec) else parse_spec(spec)
     home = connection.current()
     _submit.refuse(preflight(spec))
-    record = home.ledger.submit(
+    return home.submit(
         spec,
-        experiment=experiment_name or "default",
-        name=run_name,
+        run_name=run_name,
         description=description,
+        experiment_name=experiment_name,
         idempotency_key=idempotency_key,
     )
-    home.ensure_worker()
-    return Run(home, record.id)
 
 
 def preflight(spec: JobSpec) -> list[Any]:

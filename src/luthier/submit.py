@@ -12,7 +12,7 @@ from luthier.engine import cards as engine_cards
 from luthier.engine import decisions
 from luthier.errors import DataError, Problem, SpecError, nearest
 from luthier.models import catalog
-from luthier.objectives import rules
+from luthier.objectives.problems import problems as objective_problems
 from luthier.spec import CSVOptions, Form, JobSpec, Source
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def check(spec: JobSpec, form: Form | None, devices: Iterable[str]) -> list[Prob
     """
     found = [
         *catalog.problems(spec.model),
-        *rules.problems(spec.objective, form),
+        *objective_problems(spec.objective, form),
         *engine_cards.problems(spec.training),
         *decisions.problems(spec),
         *_device_problems(spec.training.device, set(devices)),

@@ -21,3 +21,11 @@ class Cancelled(Stopped):
 
 class Interrupted(Stopped):
     """Stopped for now: the machine is wanted for something else. Another attempt goes on."""
+
+
+def keep_going() -> None:
+    """A control that never stops a run."""
+
+
+def ignore(kind: str, data: dict[str, Any]) -> None:
+    """A listener that listens to nothing."""

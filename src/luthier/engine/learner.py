@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from luthier.data import Dataset
 from luthier.engine.device import Device
-from luthier.objectives import Embedded, Objective
+from luthier.objectives import Embedded
+
+if TYPE_CHECKING:
+    from luthier.data import Dataset
+    from luthier.objectives import Objective
 
 Features = dict[str, Tensor]
 

@@ -110,6 +110,7 @@ def build_optimization(
     *,
     device: Device,
     total_steps: int,
+    layers: int = 0,
     loss_parameters: Iterable[nn.Parameter] = (),
     loss_optimizer: str | None = None,
     loss_optimizer_options: Mapping[str, Any] | None = None,
@@ -120,6 +121,7 @@ def build_optimization(
     Args:
         depths: the model's parameters; those that need no gradient are left out.
         total_steps: optimizer steps of the whole run.
+        layers: the depth of the top layer; what lies above it is the head.
         loss_parameters: the loss's own, trained by ``loss_optimizer`` (default: as the model).
         embedding: the token embedding, which SparseAdam steps row by row.
 
@@ -132,7 +134,7 @@ def build_optimization(
         raise SpecError(
             [Problem("model", "no parameter is left to train", "unfreeze, or add a head")]
         )
-    groups = _groups(trainable, training.learning_rate, training.optim_args)
+    groups = _groups(trainable, training.learning_rate, training.optim_args, layers)
     optimizers = _build(
         training.optim, groups, training.learning_rate, training.optim_args, embedding
     )
@@ -157,7 +159,10 @@ def build_optimization(
 
 
 def _groups(
-    trainable: list[tuple[str, nn.Parameter, int]], rate: float, options: Mapping[str, Any]
+    trainable: list[tuple[str, nn.Parameter, int]],
+    rate: float,
+    options: Mapping[str, Any],
+    top: int,
 ) -> list[dict[str, Any]]:
     """Parameter groups: one, or one a layer with ``layer_wise_lr_decay``.
 
@@ -167,8 +172,6 @@ def _groups(
     decay = options.get("layer_wise_lr_decay")
     if decay is None:
         return [{"params": [p for _, p, _ in trainable], "lr": rate}]
-    head = max(d for _, _, d in trainable)
-    top = max(head - 1, 0)
     return [
         {
             "params": [p for _, p, d in trainable if d == depth],

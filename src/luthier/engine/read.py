@@ -1,0 +1,70 @@
+"""From a spec's sources to checked datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier.data import Dataset, load_dataset, split
+from luthier.engine.control import Listener
+from luthier.errors import DataError
+from luthier.spec import CSVOptions, EvaluationCallback, JobSpec, Source
+from luthier.store.bundle import sha256_of
+from luthier.store.urls import local_file
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run reads and writes.
+
+    folder: the run's own, for checkpoints and the result. cache: datasets as Arrow, shared by
+    all runs, safe to delete. blobs, artifacts: from an id to a verified local path.
+    """
+
+    folder: Path
+    cache: Path
+    blobs: Callable[[str], Path]
+    artifacts: Callable[[str], Path]
+
+
+@dataclass(frozen=True)
+class Data:
+    """All data of a run. ``held_out`` is what val_loss and, where no callback names other
+    queries, the evaluation are computed on."""
+
+    train: Dataset
+    held_out: Dataset | None
+    queries: Dataset | None
+    index: Dataset | None
+
+
+def read_data(spec: JobSpec, place: Place, tell: Listener) -> Data:
+    """Read, check and split everything that the spec names.
+
+    Raises DataError with file, row and column; NotFound and UnsafeLocation for sources.
+    """
+    csv = spec.data.csv
+    train = _load(spec.data.train, csv, place, tell)
+    held_out = _load(spec.data.eval, csv, place, tell) if spec.data.eval else None
+    if spec.data.val_split:
+        train, held_out = split(train, spec.data.val_split, spec.training.seed)
+    asked = next((c for c in spec.callbacks if isinstance(c, EvaluationCallback)), None)
+    queries = _load(asked.query_data, csv, place, tell) if asked else held_out
+    index = _load(asked.index_data, csv, place, tell) if asked and asked.index_data else None
+    return Data(train, held_out, queries, index)
+
+
+def _load(source: Source, csv: CSVOptions, place: Place, tell: Listener) -> Dataset:
+    path = local_file(source.uri, place.cache, place.blobs)
+    if source.sha256 is not None and sha256_of(path) != source.sha256:
+        raise DataError(
+            "the file has changed since the job was submitted",
+            file=source.uri,
+            hint="submit the job again to train on the new content",
+        )
+    dataset = load_dataset(path, csv, place.cache, name=source.uri)
+    columns = ", ".join(f"{role} ← {column}" for role, column in dataset.mapping.items())
+    message = f"{source.uri}: {len(dataset):,} rows, {dataset.form} ({columns})"
+    tell("log", {"level": "info", "message": message})
+    return dataset

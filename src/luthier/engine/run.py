@@ -1,0 +1,69 @@
+"""One run, from its spec to a bundle. The engine knows no door, no server and no database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.engine import preflight
+from luthier.engine.control import Control, Listener, ignore, keep_going
+from luthier.engine.examine import Examiner, save_checkpoint
+from luthier.engine.loop import Loop
+from luthier.engine.publish import finished, publish
+from luthier.engine.read import Place, read_data
+from luthier.engine.setup import prepare
+from luthier.engine.state import restore_random_states
+from luthier.spec import JobSpec
+
+__all__ = ["Outcome", "Place", "run"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made: a written bundle, and its metrics."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def run(
+    spec: JobSpec, place: Place, tell: Listener = ignore, control: Control = keep_going
+) -> Outcome:
+    """Read the data, prepare, measure, train, measure again, and publish.
+
+    Called again for the same place it goes on from the last checkpoint, and the result equals
+    that of an uninterrupted run bit for bit.
+
+    Raises:
+        LuthierError: what the job, its data or its model have wrong; OutOfMemory, DiskFull.
+        Cancelled, Interrupted: it was asked to stop.
+    """
+    result = finished(place)
+    if result is None:
+        tell("stage", {"name": "reading the data"})
+        data = read_data(spec, place, tell)
+        setup = prepare(spec, place, data, tell)
+        preflight.say(preflight.preflight(setup, data), setup.plan.notes, tell)
+        examiner = Examiner(setup, data, tell, control)
+        before = examiner.before()
+        tell("stage", {"name": "training"})
+        if setup.random is not None:
+            restore_random_states(setup.random)
+        loop = Loop(
+            setup.learner,
+            setup.plan,
+            setup.optimization,
+            setup.total_steps,
+            setup.position,
+            setup.history,
+            examiner,
+            lambda: save_checkpoint(setup),
+            tell,
+            control,
+            save_steps=spec.training.save_steps,
+            read_ahead=spec.training.dataloader_num_workers,
+        )
+        loop.train()
+        result = publish(setup, examiner, data, before, tell)
+    return Outcome(result.path, result.meta["metrics"])

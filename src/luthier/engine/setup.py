@@ -1,0 +1,225 @@
+"""From a spec and its data to everything that the loop needs, fresh or from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from luthier.batches import Plan, make_plan
+from luthier.data import Dataset
+from luthier.engine.control import Listener, ignore
+from luthier.engine.device import Device
+from luthier.engine.learner import EmbeddingLearner
+from luthier.engine.memory import largest_batch
+from luthier.engine.optim import Optimization, build_optimization
+from luthier.engine.read import Data, Place
+from luthier.engine.state import (
+    OURS,
+    History,
+    Position,
+    random_states,
+    read_state,
+    restore_random_states,
+    seed_everything,
+    write_state,
+)
+from luthier.errors import CorruptBundle
+from luthier.models.loading import load_text_model
+from luthier.objectives import build_objective, needs
+from luthier.spec import JobSpec
+from luthier.store import atomic
+from luthier.store.bundle import Bundle, newest_bundle, write_bundle
+
+#: Checkpoints that are kept while a run goes on: if the newest is damaged, the one before serves.
+KEPT = 2
+
+#: Rows whose memory is measured to find the largest batch.
+_PROBED_ROWS = 4
+
+
+@dataclass
+class Setup:
+    """All that a run trains with."""
+
+    spec: JobSpec
+    place: Place
+    device: Device
+    model: Any
+    learner: EmbeddingLearner
+    plan: Plan
+    optimization: Optimization
+    position: Position
+    history: History
+    total_steps: int
+    batch_size: int
+    random: dict[str, Any] | None  # from a checkpoint; restored just before the first step
+
+    def bundle(self, destination: Path) -> Bundle:
+        """Write a checkpoint: the model, and all that is needed to go on bit for bit."""
+        parts = {
+            "objective": dict(self.learner.objective.state_dict()),
+            "optimization": self.optimization.state(),
+        }
+
+        def fill(folder: Path) -> None:
+            self.model.save(folder)
+            ours = folder / OURS
+            ours.mkdir(exist_ok=True)
+            (ours / "spec.json").write_text(self.spec.canonical())
+            write_state(ours, self.position, self.history, parts)
+
+        meta = {"kind": "checkpoint", "spec_id": self.spec.id, "step": self.position.done}
+        return write_bundle(destination, fill, meta)
+
+
+def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
+    """Load the model (or the newest good checkpoint of this run) and build the rest around it."""
+    training = spec.training
+    device = Device(training.device, training.precision)
+    checkpoint = newest_bundle(checkpoints(place), _say_bad(tell))
+    seed_everything(training.seed)
+    model = _load_model(spec, place, checkpoint, device, tell)
+    wants = needs(spec.objective)
+    dataset = train_form(data.train, spec)
+    objective = build_objective(
+        spec.objective,
+        dim=model.dim,
+        num_classes=_classes(dataset),
+        form=dataset.form,
+    ).to(device.torch)
+    learner = EmbeddingLearner(model, objective, dataset, device)
+    batch_size = training.per_device_train_batch_size or _found_batch_size(
+        learner, dataset, device, place, tell
+    )
+    effective = batch_size * training.gradient_accumulation_steps
+    plan = make_plan(
+        dataset,
+        batch_size=effective,
+        num_items_per_class=training.num_items_per_class,
+        sampler=training.sampler,
+        seed=training.seed,
+        objective=wants,
+    )
+    total_steps = _total_steps(spec, plan)
+    optimization = build_optimization(
+        training,
+        model.depths(),
+        device=device,
+        total_steps=total_steps,
+        layers=model.layers,
+        loss_parameters=objective.parameters(),
+        loss_optimizer=spec.objective.loss_optimizer,
+        loss_optimizer_options=spec.objective.loss_optimizer_options,
+        embedding=model.token_embedding if training.optim == "SparseAdam" else None,
+    )
+    position = Position(micro=batch_size if training.gradient_accumulation_steps > 1 else None)
+    setup = Setup(
+        spec,
+        place,
+        device,
+        model,
+        learner,
+        plan,
+        optimization,
+        position,
+        History(),
+        total_steps,
+        batch_size,
+        None,
+    )
+    if checkpoint is not None:
+        _restore(setup, checkpoint, tell)
+    else:
+        seed_everything(training.seed)
+    return setup
+
+
+def checkpoints(place: Place) -> Path:
+    """Where a run's checkpoints are."""
+    return place.folder / "checkpoints"
+
+
+def train_form(dataset: Dataset, spec: JobSpec) -> Dataset:
+    """The data in the form that the loss trains on: pairs become classes for label losses."""
+    used = needs(spec.objective).form_used(dataset.form)
+    return dataset if used == dataset.form else dataset.as_labelled()
+
+
+def _load_model(
+    spec: JobSpec, place: Place, checkpoint: Bundle | None, device: Device, tell: Listener
+) -> Any:
+    tell("stage", {"name": "loading the model"})
+    if checkpoint is not None:
+        source: Path | None = checkpoint.path
+    else:
+        source = place.artifacts(spec.model.artifact) if spec.model.artifact else None
+    return load_text_model(spec.model, artifact=source, device=str(device.torch))
+
+
+def pretrained(setup: Setup) -> Any:
+    """The model as it was before this run, loaded once more. Random states stay as they are;
+    a head that was new then is initialised as it was then."""
+    states = random_states()
+    seed_everything(setup.spec.training.seed)
+    try:
+        return _load_model(setup.spec, setup.place, None, setup.device, ignore)
+    finally:
+        restore_random_states(states)
+
+
+def _restore(setup: Setup, checkpoint: Bundle, tell: Listener) -> None:
+    position, history, parts, random = read_state(checkpoint.path / OURS)
+    setup.learner.objective.load_state_dict(parts["objective"])
+    setup.optimization.restore(parts["optimization"])
+    setup.position, setup.history, setup.random = position, history, random
+    message = f"resuming after step {position.done} of {setup.total_steps}"
+    tell("log", {"level": "info", "message": message})
+
+
+def _say_bad(tell: Listener) -> Callable[[Path, CorruptBundle], None]:
+    def say(path: Path, error: CorruptBundle) -> None:
+        message = f"checkpoint {path.name} is damaged and is passed over: {error.message}"
+        tell("log", {"level": "warning", "message": message})
+
+    return say
+
+
+def _classes(dataset: Dataset) -> int:
+    return int(dataset.array("label").max()) + 1 if dataset.form == "labelled" else 0
+
+
+def _total_steps(spec: JobSpec, plan: Plan) -> int:
+    if spec.training.max_steps >= 0:
+        return spec.training.max_steps
+    return math.ceil(spec.training.num_train_epochs * plan.steps_per_epoch)
+
+
+def _found_batch_size(
+    learner: EmbeddingLearner, dataset: Dataset, device: Device, place: Place, tell: Listener
+) -> int:
+    """The largest batch that fits. Decided once a run: a resumed run must not decide anew."""
+    record = place.folder / "resolved.json"
+    if record.exists():
+        return int(json.loads(record.read_text())["batch_size"])
+    longest = learner.fetch(longest_rows(dataset, _PROBED_ROWS))
+    found = largest_batch(learner, longest, device, rows=len(dataset))
+    atomic.write_bytes(record, json.dumps({"batch_size": found}).encode())
+    tell("log", {"level": "info", "message": f"batch_size: {found} rows fit in memory"})
+    return found
+
+
+def longest_rows(dataset: Dataset, count: int) -> np.ndarray:
+    """The rows with the most characters over all their texts."""
+    lengths = sum(
+        pc.utf8_length(dataset.table.column(role)).to_numpy().astype(np.int64)
+        for role in dataset.roles
+    )
+    count = min(count, len(dataset))
+    return np.argpartition(np.asarray(lengths), -count)[-count:]

@@ -1,0 +1,82 @@
+"""A small retrieval problem that a tiny model can learn something of."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from luthier.engine.run import Place
+from luthier.spec import JobSpec, parse_spec
+
+COLOURS = "red blue green black white brown pink grey gold amber".split()
+THINGS = "boat house tree stone river cloud horse apple lamp chair".split()
+
+
+def pairs(count: int) -> list[tuple[str, str]]:
+    """Distinct anchors, each with a positive that shares its words in another order."""
+    found = [
+        (f"a {colour} {thing} number {n}", f"{thing} that is {colour}, no {n}")
+        for n in range(1 + count // 100)
+        for colour in COLOURS
+        for thing in THINGS
+    ]
+    return found[:count]
+
+
+@pytest.fixture
+def pairs_csv(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["anchor", "positive"])
+        writer.writerows(pairs(48))
+    return path
+
+
+NewPlace = Callable[[str], Place]
+
+
+@pytest.fixture
+def new_place(tmp_path: Path) -> NewPlace:
+    """Makes a place of that name; blobs and artifacts are paths there."""
+
+    def make(name: str) -> Place:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        return Place(folder, tmp_path / "cache", Path, Path)
+
+    return make
+
+
+@pytest.fixture
+def place(new_place: NewPlace) -> Place:
+    return new_place("run")
+
+
+MakeSpec = Callable[..., JobSpec]
+
+
+@pytest.fixture
+def make_spec(tiny_model: Path, pairs_csv: Path) -> MakeSpec:
+    """A job on the pairs; words change its leaves."""
+
+    def make(**changes) -> JobSpec:
+        spec = parse_spec(
+            {
+                "model": {"name": str(tiny_model)},
+                "data": {"train": {"uri": str(pairs_csv)}},
+                "objective": {"loss": "MultipleNegativesRankingLoss"},
+                "training": {
+                    "per_device_train_batch_size": 8,
+                    "num_train_epochs": 2,
+                    "learning_rate": 1e-3,
+                    "device": "cpu",
+                },
+            }
+        )
+        return spec.changed(**changes)
+
+    return make
