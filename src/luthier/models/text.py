@@ -21,7 +21,8 @@ from luthier.models.batching import Progress, check_texts, encode_in_batches
 #: One lock for all of them, because a lock of its own would make a model impossible to copy.
 _TOKENIZING = threading.Lock()
 
-#: Parameters that are registered among or after the layers, but feed the lowest of them.
+#: Parameters that feed all layers, wherever they are registered: T5 keeps the bias that its
+#: layers share in the first of them, MPNet behind the last.
 _BOTTOM = ("embed", "relative_attention_bias")
 
 
@@ -155,20 +156,17 @@ class TextModel(nn.Module):
         norm, pooler, pooling, heads). Layers are the longest outermost ``ModuleList`` of the
         encoder; one that shares its layers (ALBERT) has as many as it stores.
         """
-        prefix = _layers_of(self.encoder)
-        names = [name for name, _ in self.encoder.named_parameters()]
-        inside = [i for i, name in enumerate(names) if prefix and name.startswith(prefix)]
-        first = inside[0] if inside else len(names)
-        layer = {name: _index_after(name, prefix) + 1 for name in (names[i] for i in inside)}
-        top = max(layer.values(), default=0) + 1
-        for i, name in enumerate(names):
-            if name not in layer:
-                bottom = i < first or any(word in name for word in _BOTTOM)
-                layer[name] = 0 if bottom else top
-        for name in names:  # a bias that all layers share is stored in the first of them (T5)
-            if any(word in name for word in _BOTTOM):
-                layer[name] = 0
-        of_parameter = {id(p): layer[n] for n, p in self.encoder.named_parameters()}
+        prefix, top = _layers_of(self.encoder), self.layers + 1
+        below = True  # what is registered before the first layer feeds it
+        of_parameter: dict[int, int] = {}
+        for name, parameter in self.encoder.named_parameters():
+            inside = bool(prefix) and name.startswith(prefix)
+            below = below and not inside
+            if below or any(word in name for word in _BOTTOM):
+                depth = 0
+            else:
+                depth = _index_after(name, prefix) + 1 if inside else top
+            of_parameter[id(parameter)] = depth
         return [(n, p, of_parameter.get(id(p), top)) for n, p in self.named_parameters()]
 
     @property
@@ -177,6 +175,13 @@ class TextModel(nn.Module):
         prefix = _layers_of(self.encoder)
         names = (n for n, _ in self.encoder.named_parameters() if prefix and n.startswith(prefix))
         return max((_index_after(name, prefix) + 1 for name in names), default=0)
+
+    @property
+    def layers(self) -> int:
+        """Depth of the encoder's last layer: what ``depths`` puts above it is L + 1."""
+        prefix = _layers_of(self.encoder)
+        inside = (n for n, _ in self.encoder.named_parameters() if prefix and n.startswith(prefix))
+        return max((_index_after(name, prefix) + 1 for name in inside), default=0)
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``SentenceTransformer(folder)`` opens.
