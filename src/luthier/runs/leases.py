@@ -167,6 +167,14 @@ class Leases:
             self._crash(connection, run, details, max_crashes)
             return _read(connection, run_id)
 
+    def overdue_cancels(self, after_s: float) -> list[tuple[str, int, str]]:
+        """Runs that were asked to stop longer ago than that, and have not: (id, epoch, holder)."""
+        query = sa.select(runs.c.id, runs.c.epoch, runs.c.holder).where(
+            runs.c.status == "STARTED", runs.c.cancel_requested_at < now() - after_s
+        )
+        with self.database.read() as connection:
+            return [(row.id, row.epoch, row.holder) for row in connection.execute(query)]
+
     def held(self) -> list[RunRecord]:
         """All runs that are STARTED."""
         with self.database.read() as connection:

@@ -43,10 +43,12 @@ class Ledger(Leases, Journal, Workers):
 
     # Experiments
 
-    def create_experiment(self, name: str = "default", description: str = "") -> ExperimentRecord:
+    def create_experiment(
+        self, name: str = "default", description: str | None = None
+    ) -> ExperimentRecord:
         """Get or create the experiment of that name."""
         with self.database.write() as connection:
-            _experiment_id(connection, name, description)
+            _experiment_id(connection, name, description or "")
         return self.experiment(name)
 
     def experiment(self, name: str) -> ExperimentRecord:
@@ -89,19 +91,24 @@ class Ledger(Leases, Journal, Workers):
         *,
         experiment: str = "default",
         name: str | None = None,
-        description: str = "",
-        key: str | None = None,
+        description: str | None = None,
+        idempotency_key: str | None = None,
         parent_id: str | None = None,
     ) -> RunRecord:
         """Put a run in the queue. When this returns, the run is on the disk.
 
-        key: submitting the same key again gives the same run; with another spec it raises
-        Conflict. name: unique within the experiment, drawn when None; a name that is taken
+        idempotency_key: submitting the same key again gives the same run; with another spec it
+        raises Conflict. name: unique within the experiment, drawn when None; a name that is taken
         raises Conflict.
         """
         for attempt in range(_NAME_ATTEMPTS):
             run = self._try_submit(
-                spec, experiment, name or new_name(attempt), description, key, parent_id
+                spec,
+                experiment,
+                name or new_name(attempt),
+                description or "",
+                idempotency_key,
+                parent_id,
             )
             if run is not None:
                 return run
@@ -130,7 +137,7 @@ class Ledger(Leases, Journal, Workers):
                 "experiment_id": _experiment_id(connection, experiment, ""),
                 "name": name,
                 "description": description,
-                "spec": spec.model_dump_json(),  # in full: a default that changes later does not change it
+                "spec": spec.model_dump_json(),  # in full: defaults may change
                 "spec_id": spec.id,
                 "key": key,
                 "device": spec.training.device.partition(":")[0],
@@ -315,7 +322,7 @@ def _of_key(connection: sa.Connection, key: str, spec: JobSpec) -> RunRecord | N
     if run.spec_id != spec.id:
         raise Conflict(
             f"the key '{key}' belongs to run '{run.name}', which has another spec",
-            where="key",
+            where="idempotency_key",
             hint="use a new key for a new job",
         )
     return run

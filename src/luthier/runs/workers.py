@@ -41,12 +41,16 @@ class Workers:
             )
         return worker_id
 
-    def refresh_worker(self, worker_id: str) -> bool:
-        """Say that a worker is alive; False when it was forgotten and must register anew."""
+    def refresh_worker(self, worker_id: str, devices: Collection[str] | None = None) -> bool:
+        """Say that a worker is alive, and what it has, where that became clearer; False when
+        it was forgotten and must register anew."""
+        values: dict[str, Any] = {"expires_at": now() + SILENT_S}
+        if devices is not None:
+            values["devices"] = json.dumps(list(devices))
         query = (
             sa.update(workers)
             .where(workers.c.id == worker_id)
-            .values(expires_at=now() + SILENT_S)
+            .values(values)
             .returning(workers.c.id)
         )
         with self.database.write() as connection:

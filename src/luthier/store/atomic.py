@@ -34,6 +34,9 @@ __all__ = [
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _ASIDE = ".aside"
+#: Two processes may replace the same folder at the same time: a worker that lost its lease
+#: without knowing it, and its successor. Each tries again when the other was faster.
+_REPLACE_ATTEMPTS = 20
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -170,17 +173,20 @@ def _aside(path: Path) -> Path:
 
 
 def _replace_folder(aside: Path, destination: Path) -> None:
-    try:
-        os.rename(aside, destination)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+    for last in (False,) * _REPLACE_ATTEMPTS + (True,):
+        try:
+            os.rename(aside, destination)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or last:
+                raise
+        else:
+            return
         # A folder cannot be renamed over a full one. Between these two renames there is
         # none of that name: a reader falls back to the one before, as after a crash.
         old = _aside(destination)
-        os.rename(destination, old)
-        point("folder.replacing")
-        os.rename(aside, destination)
+        with suppress(FileNotFoundError):  # another process was faster
+            os.rename(destination, old)
+            point("folder.replacing")
         shutil.rmtree(old, ignore_errors=True)
 
 

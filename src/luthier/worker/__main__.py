@@ -1,0 +1,7 @@
+"""``python -m luthier.worker``"""
+
+import sys
+
+from luthier.worker.main import main
+
+sys.exit(main())
