@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.cli import configuration
-from luthier.cli.output import Home, Json, note, print_facts, show
+from luthier.cli.following import wait_for
+from luthier.cli.output import Home, Json, print_facts, show
 from luthier.cli.words import BY_NAME, RUN_WORDS, WORDS, given_words, with_job_flags
 from luthier.errors import Problem, SpecError
 from luthier.spec import JobSpec, Source, parse_spec
 
 if TYPE_CHECKING:
-    from luthier.runs.client import Run
     from luthier.runs.connection import Home as Place
 
 app = typer.Typer(rich_markup_mode=None)
@@ -48,14 +48,20 @@ def fit(
     place = api.connect(home)
     spec, naming = read_job(config, flags, place)
     run = api.submit(spec, **naming)
-    if wait:
-        _wait(run, as_json)
-    status = run.status()
-    show(
-        {"id": run.id, "name": run.name, "spec_id": spec.id, **status},
-        as_json,
-        lambda: _say_submitted(run, str(status["status"])),
-    )
+    code = wait_for(run, as_json) if wait else 0
+    record = run.record()
+    document = {
+        "id": record.id,
+        "name": record.name,
+        "experiment": record.experiment,
+        "spec_id": record.spec_id,
+        "status": record.status,
+        "reason": record.reason,
+        "artifact_id": record.artifact_id,
+        "metrics": record.metrics,
+    }
+    show(document, as_json, lambda: _say_submitted(document))
+    raise typer.Exit(code)
 
 
 @app.command("validate")
@@ -175,26 +181,15 @@ def _callbacks(items: Any, place: Place) -> list[Any]:
     ]
 
 
-def _wait(run: Run, as_json: bool) -> None:
-    """Stay until the run ends. Ctrl-C ends the waiting, not the run."""
-    try:
-        run.wait(progress=not as_json)
-    except KeyboardInterrupt:
-        say_it_goes_on(run.name)
-        raise
-
-
-def say_it_goes_on(name: str) -> None:
-    """What Ctrl-C did not do, and how to do it."""
-    note(f"\nThe run {name} goes on. Follow it again:  luthier runs logs -f {name}")
-    note(f"Cancel it:                       luthier runs cancel {name}")
-
-
-def _say_submitted(run: Run, status: str) -> None:
-    print_facts({"run": run.name, "status": status, "artifact": run.artifact_id})
-    if status in ("CREATED", "STARTED"):
-        print(f"\nfollow  luthier runs logs -f {run.name}")
-        print(f"cancel  luthier runs cancel {run.name}")
+def _say_submitted(document: Mapping[str, Any]) -> None:
+    name = document["name"]
+    print_facts({"run": name, "status": document["status"], "artifact": document["artifact_id"]})
+    if document["status"] in ("CREATED", "STARTED"):
+        print(f"\nfollow  luthier runs logs -f {name}")
+        print(f"cancel  luthier runs cancel {name}")
+    elif document["status"] == "FINISHED":
+        print(f"\nlook    luthier runs show {name}")
+        print(f"encode  luthier encode {name} --text '…'")
 
 
 def _say_valid(spec: JobSpec) -> None:
