@@ -263,19 +263,22 @@ def models_table(task: str | None = None) -> Table:
     """The table that ``describe_models`` prints."""
     from rich.table import Table
 
-    table = Table(title=f"models: {task or 'all tasks'}")
-    for column in ("name", "task", "width", "parameters", "languages", "licence", "description"):
-        table.add_column(column)
-    for card in _for_task(task):
+    found = _for_task(task)
+    tasks = sorted({str(card.facts["task"]) for card in found})
+    table = Table(title=f"models for {', '.join(tasks) or task}")
+    table.add_column("name", no_wrap=True)
+    table.add_column("width", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("licence", no_wrap=True)
+    table.add_column("description")
+    for card in found:
         facts = card.facts
         table.add_row(
             card.name,
-            facts["task"],
             str(facts["dim"]),
             f"{facts['params_millions']:g} M",
-            facts["languages"],
             facts["license"],
-            card.summary,
+            f"{card.summary} ({facts['languages']})",
         )
     return table
 

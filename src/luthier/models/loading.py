@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,7 +44,17 @@ _POOLING_MODES = {
 }
 
 #: What transformers and sentence-transformers raise for files that are not as they should be.
-_BROKEN = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError)
+_BROKEN = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    EOFError,
+    pickle.UnpicklingError,
+)
 
 
 def load_text_model(spec: ModelSpec, *, artifact: Path | None, device: str) -> TextModel:

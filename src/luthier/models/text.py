@@ -171,13 +171,6 @@ class TextModel(nn.Module):
 
     @property
     def layers(self) -> int:
-        """The depth of the encoder's top layer."""
-        prefix = _layers_of(self.encoder)
-        names = (n for n, _ in self.encoder.named_parameters() if prefix and n.startswith(prefix))
-        return max((_index_after(name, prefix) + 1 for name in names), default=0)
-
-    @property
-    def layers(self) -> int:
         """Depth of the encoder's last layer: what ``depths`` puts above it is L + 1."""
         prefix = _layers_of(self.encoder)
         inside = (n for n, _ in self.encoder.named_parameters() if prefix and n.startswith(prefix))
