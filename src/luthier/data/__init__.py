@@ -1,0 +1,8 @@
+"""From files and data in memory to checked, memory-mapped datasets. Loads no torch."""
+
+from luthier.data.dataset import Dataset
+from luthier.data.load import load_dataset
+from luthier.data.memory import to_arrow
+from luthier.data.splitting import split
+
+__all__ = ["Dataset", "load_dataset", "split", "to_arrow"]

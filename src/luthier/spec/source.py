@@ -37,15 +37,17 @@ class CSVOptions(Frozen):
 
     size: read this many rows only. sampling_rate: keep this share of the rows (0..1).
     dialect: auto, excel, excel-tab or unix. encoding: a Python codec name.
+    delimiter: the character between cells, where dialect auto cannot tell.
     is_labeled: two columns are item and label rather than a pair.
     header: whether the first row holds names; None looks for known names.
-    columns: role to column name or number, where names do not tell.
+    columns: role to column name or number (from 1), where names do not tell.
     convert_to_blob, create_point_clouds, point_cloud_size: for images and meshes.
     """
 
     size: int | None = Field(default=None, ge=1)
     sampling_rate: float | None = Field(default=None, gt=0, le=1)
     dialect: Literal["auto", "excel", "excel-tab", "unix"] = "auto"
+    delimiter: str | None = None
     encoding: str = "utf-8"
     is_labeled: bool = False
     header: bool | None = None

@@ -1,0 +1,104 @@
+"""What a dataset is like, in numbers: told before the first step. Memory: 8 bytes a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from luthier.data.columns import VALUE_ROLES
+from luthier.data.dataset import Dataset
+from luthier.data.keys import Keys, text_keys
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """The facts, as JSON data.
+
+    rows, form, mapping, notes, id; distinct_texts; duplicate_rows (rows that repeat an earlier
+    row in everything); same_text_rows (rows of which two texts are equal, such as an anchor
+    that is its own positive); classes (labelled data); values (scores or margins);
+    characters: the lengths of each role's texts.
+    """
+    keys = {role: text_keys(dataset, role) for role in dataset.roles}
+    return {
+        "rows": len(dataset),
+        "form": dataset.form,
+        "mapping": dict(dataset.mapping),
+        "notes": list(dataset.notes),
+        "id": dataset.id,
+        "distinct_texts": _distinct_texts(list(keys.values())),
+        "duplicate_rows": len(dataset) - _distinct_rows(dataset, list(keys.values())),
+        "same_text_rows": _same_text_rows(list(keys.values())),
+        "classes": class_sizes(dataset) if dataset.form == "labelled" else None,
+        "values": _values(dataset),
+        "characters": {role: _spread(lengths(dataset, role)) for role in dataset.roles},
+    }
+
+
+def overlap(train: Dataset, held_out: Dataset) -> int:
+    """How many distinct texts of the evaluation data also occur in the training data."""
+    seen = np.unique(np.concatenate([text_keys(train, role) for role in train.roles]))
+    asked = np.unique(np.concatenate([text_keys(held_out, role) for role in held_out.roles]))
+    return int(np.isin(asked, seen, assume_unique=True).sum())
+
+
+def class_sizes(dataset: Dataset) -> dict[str, Any]:
+    """Of labelled data: the number of classes that occur, how large they are, and how many
+    have one item only (a loss on classes learns little from those)."""
+    sizes = np.bincount(dataset.array("label"))
+    codes = np.flatnonzero(sizes)
+    present = sizes[codes]
+    largest = codes[np.argsort(-present, kind="stable")[:5]]
+    return {
+        "count": len(codes),
+        "single_item": int((present == 1).sum()),
+        "largest": {dataset.class_name(int(code)): int(sizes[code]) for code in largest},
+        "sizes": _spread(present),
+    }
+
+
+def lengths(dataset: Dataset, role: str) -> npt.NDArray[np.int32]:
+    """[n] int32: the length of each text of a role, in characters."""
+    found = [pc.utf8_length(chunk).to_numpy(zero_copy_only=False) for chunk in dataset.chunks(role)]
+    return np.concatenate(found) if found else np.empty(0, dtype=np.int32)
+
+
+def _spread(values: npt.NDArray[Any]) -> dict[str, float]:
+    if not len(values):
+        return {}
+    low, middle, high, top = np.percentile(values, [0, 50, 95, 100], method="lower")
+    return {
+        "min": float(low), "median": float(middle), "p95": float(high), "max": float(top),
+        "mean": float(values.mean()),
+    }  # fmt: skip
+
+
+def _values(dataset: Dataset) -> dict[str, float] | None:
+    role = {"scored": "score", "margin": "margin"}.get(dataset.form)
+    return _spread(dataset.array(role)) if role else None
+
+
+def _distinct_texts(keys: Sequence[Keys]) -> int:
+    return len(np.unique(np.concatenate(keys)))
+
+
+def _distinct_rows(dataset: Dataset, keys: Sequence[Keys]) -> int:
+    combined = np.zeros(len(dataset), dtype=np.uint64)
+    extra = [role for role in dataset.mapping if role in VALUE_ROLES]
+    values = [np.ascontiguousarray(dataset.array(role)).view(np.uint64) for role in extra]
+    for column in [*keys, *values]:
+        # the odd factor makes the order of the columns count; the shift spreads high bits down
+        combined = (combined ^ (combined >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+        combined = combined + column * np.uint64(0x9E3779B97F4A7C15)
+    return len(np.unique(combined))
+
+
+def _same_text_rows(keys: Sequence[Keys]) -> int:
+    same = np.zeros(len(keys[0]), dtype=bool)
+    for later in range(1, len(keys)):
+        for earlier in range(later):
+            same |= keys[later] == keys[earlier]
+    return int(same.sum())
