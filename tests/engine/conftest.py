@@ -11,8 +11,8 @@ import pytest
 from luthier.engine.run import Place
 from luthier.spec import JobSpec, parse_spec
 
-COLOURS = "red blue green black white brown pink grey gold amber".split()
-THINGS = "boat house tree stone river cloud horse apple lamp chair".split()
+COLOURS = ["red", "blue", "green", "black", "white", "brown", "pink", "grey", "gold", "amber"]
+THINGS = ["boat", "house", "tree", "stone", "river", "cloud", "horse", "apple", "lamp", "chair"]
 
 
 def pairs(count: int) -> list[tuple[str, str]]:

@@ -75,9 +75,7 @@ def test_the_second_pass_draws_the_dropout_of_the_first(
     ]
     whole = found._compare(columns, batch)
     whole.backward()
-    expected = [
-        p.grad for m in found.modules() for p in m.parameters() if p.grad is not None
-    ]
+    expected = [p.grad for m in found.modules() for p in m.parameters() if p.grad is not None]
     assert loss == pytest.approx(whole.item(), abs=1e-6)
     for gradient, one in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, one, atol=1e-6, rtol=1e-4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from luthier.engine.control import Cancelled, Interrupted
 from luthier.engine.decisions import Watch
 from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.read import Data
-from luthier.engine.setup import KEPT, Setup, checkpoints, pretrained, train_form
+from luthier.engine.setup import KEPT, Setup, checkpoints, pretrained, prune, train_form
 from luthier.errors import Problem, SpecError
-from luthier.evaluation import Evaluation, EvaluationSet, evaluate, evaluation_set
+from luthier.evaluation.measure import Evaluation, evaluate
+from luthier.evaluation.sets import EvaluationSet, evaluation_set
 from luthier.objectives import needs
 from luthier.spec import (
     BestModelCheckpoint,
@@ -27,7 +27,6 @@ from luthier.spec import (
     TrainingCheckpoint,
 )
 from luthier.store import atomic
-from luthier.store.bundle import candidates
 
 
 class Examiner:
@@ -61,13 +60,14 @@ class Examiner:
             (c.last_k_epochs for c in spec.callbacks if isinstance(c, TrainingCheckpoint)), 0
         )
         self.latest: Evaluation | None = None
+        self._latest_at = -1
 
     # --- moments of the loop ---------------------------------------------------------------
 
     def step_ended(self) -> bool:
         """Evaluate, where evaluation goes by steps."""
         every = self.setup.spec.training.eval_steps
-        return bool(every) and self.setup.position.done % every == 0 and self._examine()
+        return every is not None and self.setup.position.done % every == 0 and self._examine()
 
     def epoch_ended(self) -> bool:
         """Evaluate, where evaluation goes by epochs; keep the epoch where asked to."""
@@ -133,9 +133,15 @@ class Examiner:
         if self._held_out is not None:
             values["val_loss"] = self._validation_loss()
         self.latest = self.evaluate(self.setup.model)
+        self._latest_at = self.setup.position.done
         if self.latest is not None:
             values |= self.latest.metrics
         return values
+
+    @property
+    def latest_is_current(self) -> bool:
+        """Whether the last evaluation saw the weights as they are now."""
+        return self._latest_at == self.setup.position.done
 
     def _decide(self, values: dict[str, float]) -> bool:
         for watch in self._watches:
@@ -214,12 +220,6 @@ class Examiner:
             raise Cancelled
         if wish == "interrupt":
             raise Interrupted  # the last checkpoint stands: evaluating again costs little
-
-
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest checkpoints of a folder."""
-    for path in candidates(folder)[keep:]:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def save_checkpoint(setup: Setup) -> None:

@@ -140,13 +140,13 @@ class EmbeddingLearner:
         loss = self._compare(columns, batch)
         self.device.backward(loss)
         after = self._random_state()
-        gradients = [g for column in columns for g in _gradient(column).split(micro)]
+        gradients = [g for column in columns for g in torch.split(_gradient(column), micro)]
         for (_, features), state, gradient in zip(chunks, states, gradients, strict=True):
             self._set_random_state(state)  # the same dropout as in the first pass
             with self.device.autocast():
                 embeddings = self._embed(features)
             # The gradient already bears the loss scale: accelerate must not scale it again.
-            embeddings.backward(gradient)
+            torch.autograd.backward([embeddings], [gradient])
         self._set_random_state(after)
         return loss.item()
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -157,7 +157,7 @@ class Loop:
         self.tell("checkpoint", {"step": self.position.done})
         self._saved_at = time.monotonic()
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self) -> Generator[Any]:
         """The batches from here to the end, fetched ahead by threads where asked for.
 
         Threads are enough: tokenizers and Arrow release the interpreter's lock.

@@ -71,7 +71,7 @@ class Optimization:
     @property
     def learning_rate(self) -> float:
         """The top layer's learning rate now."""
-        return max(group["lr"] for group in self.optimizers[0].param_groups)
+        return max(float(group["lr"]) for group in self.optimizers[0].param_groups)
 
     def state(self) -> dict[str, Any]:
         """Everything that must survive a crash."""
@@ -92,7 +92,8 @@ class Optimization:
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:
-        return self.device.accelerator.scaler
+        scaler: torch.amp.GradScaler | None = self.device.accelerator.scaler
+        return scaler
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,10 +223,12 @@ def _sparse(
 
 
 def _schedule(optimizer: Optimizer, training: TrainingSpec, total_steps: int) -> LRScheduler:
-    length = training.num_training_steps
-    if length == "auto":
-        per_epoch = training.scheduler_step == "epoch"
-        length = max(1, math.ceil(training.num_train_epochs) if per_epoch else total_steps)
+    if training.num_training_steps != "auto":
+        length = training.num_training_steps
+    elif training.scheduler_step == "epoch":
+        length = max(1, math.ceil(training.num_train_epochs))
+    else:
+        length = max(1, total_steps)
     scheduler: LRScheduler = get_scheduler(
         training.lr_scheduler_type,
         optimizer=optimizer,

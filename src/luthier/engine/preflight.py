@@ -94,5 +94,6 @@ def _seconds_a_token(setup: Setup) -> float:
         started = time.perf_counter()
         (matrix @ matrix)[0, 0].item()
         best = min(best, time.perf_counter() - started)
-    per_second = 2 * size**3 / best
-    return _OPERATIONS * parameters / (per_second * _EFFICIENCY)
+    per_second = float(2 * size**3 / best)
+    seconds: float = _OPERATIONS * parameters / (per_second * _EFFICIENCY)
+    return seconds

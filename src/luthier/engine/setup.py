@@ -35,7 +35,7 @@ from luthier.models.loading import load_text_model
 from luthier.objectives import build_objective, needs
 from luthier.spec import JobSpec
 from luthier.store import atomic
-from luthier.store.bundle import Bundle, newest_bundle, write_bundle
+from luthier.store.bundle import Bundle, candidates, newest_bundle, write_bundle
 
 #: Checkpoints that are kept while a run goes on: if the newest is damaged, the one before serves.
 KEPT = 2
@@ -91,7 +91,7 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
     objective = build_objective(
         spec.objective,
         dim=model.dim,
-        num_classes=_classes(dataset),
+        num_classes=dataset.num_classes if dataset.form == "labelled" else 0,
         form=dataset.form,
     ).to(device.torch)
     learner = EmbeddingLearner(model, objective, dataset, device)
@@ -183,16 +183,18 @@ def _restore(setup: Setup, checkpoint: Bundle, tell: Listener) -> None:
     tell("log", {"level": "info", "message": message})
 
 
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest checkpoints of a folder."""
+    for path in candidates(folder)[keep:]:
+        atomic.remove(path)
+
+
 def _say_bad(tell: Listener) -> Callable[[Path, CorruptBundle], None]:
     def say(path: Path, error: CorruptBundle) -> None:
         message = f"checkpoint {path.name} is damaged and is passed over: {error.message}"
         tell("log", {"level": "warning", "message": message})
 
     return say
-
-
-def _classes(dataset: Dataset) -> int:
-    return int(dataset.array("label").max()) + 1 if dataset.form == "labelled" else 0
 
 
 def _total_steps(spec: JobSpec, plan: Plan) -> int:

@@ -83,10 +83,11 @@ def unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
 def random_states() -> dict[str, Any]:
     """The state of every random generator that a step may draw from."""
     version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    legacy: Any = np.random.get_state(legacy=True)
+    kind, keys, *rest = legacy
     states: dict[str, Any] = {
         "python": [version, list(numbers), gauss],
-        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "numpy": [str(kind), torch.from_numpy(keys.astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

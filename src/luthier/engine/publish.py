@@ -1,0 +1,107 @@
+"""After training: choose the model, measure it, and write the result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from luthier.engine.control import Listener
+from luthier.engine.examine import Examiner
+from luthier.engine.read import Data, Place
+from luthier.engine.setup import Setup, checkpoints, pretrained, prune
+from luthier.engine.state import OURS, write_state
+from luthier.errors import CorruptBundle, NotFound
+from luthier.evaluation.measure import Evaluation
+from luthier.models.loading import load_text_model
+from luthier.models.text import TextModel
+from luthier.spec import WiSEFTCallback
+from luthier.store.bundle import Bundle, open_bundle, write_bundle
+
+
+def finished(place: Place) -> Bundle | None:
+    """The result of a run that has already been written, if it is there and whole."""
+    try:
+        return open_bundle(place.folder / "result")
+    except (NotFound, CorruptBundle):
+        return None
+
+
+def publish(
+    setup: Setup,
+    examiner: Examiner,
+    data: Data,
+    before: Evaluation | None,
+    tell: Listener,
+) -> Bundle:
+    """Write the result bundle: the model, its report and its card.
+
+    The model is the last, or the best where a callback asked for it, mixed with the
+    pretrained one where WiSE-FT was asked for.
+    """
+    model, is_last = _chosen(setup, examiner, tell)
+    after = examiner.latest if is_last and examiner.latest_is_current else None
+    if after is None:
+        after = examiner.evaluate(model)
+    tell("stage", {"name": "writing the result"})
+    metrics = _metrics(setup, before, after)
+
+    def fill(folder: Path) -> None:
+        model.save(folder)
+        ours = folder / OURS
+        ours.mkdir(exist_ok=True)
+        (ours / "spec.json").write_text(setup.spec.canonical())
+        write_state(
+            ours,
+            setup.position,
+            setup.history,
+            {"objective": dict(setup.learner.objective.state_dict())},
+        )
+        (ours / "metrics.json").write_text(json.dumps(metrics))
+
+    meta = {"kind": "result", "spec_id": setup.spec.id, "metrics": metrics}
+    bundle = write_bundle(setup.place.folder / "result", fill, meta)
+    prune(checkpoints(setup.place), 0)
+    prune(setup.place.folder / "best", 0)
+    return bundle
+
+
+def _chosen(setup: Setup, examiner: Examiner, tell: Listener) -> tuple[TextModel, bool]:
+    """The model that is published, and whether it is the one that training ended with."""
+    model, is_last = setup.model, True
+    best = examiner.best()
+    if best is not None:
+        step = open_bundle(best).meta["step"]
+        tell("log", {"level": "info", "message": f"the best model is that of step {step}"})
+        if step != setup.position.done:
+            model = load_text_model(setup.spec.model, artifact=best, device=str(setup.device.torch))
+            is_last = False
+    mix = next((c for c in setup.spec.callbacks if isinstance(c, WiSEFTCallback)), None)
+    if mix is not None:
+        new_head = setup.spec.model.output_dim is not None and not setup.spec.model.artifact
+        _interpolate(model, pretrained(setup), mix.alpha, new_head=new_head)
+        is_last = False
+    return model, is_last
+
+
+def _interpolate(model: TextModel, start: TextModel, alpha: float, *, new_head: bool) -> None:
+    """WiSE-FT: ``alpha * tuned + (1 - alpha) * start``, in place, for what was trained.
+
+    A new head has no pretrained weights to be mixed with: it stays as tuned.
+    """
+    origin = dict(start.named_parameters())
+    with torch.no_grad():
+        for name, parameter, depth in model.depths():
+            if parameter.requires_grad and not (new_head and depth > model.layers):
+                parameter.lerp_(origin[name].to(parameter.device), 1 - alpha)
+
+
+def _metrics(setup: Setup, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"steps": setup.position.done}
+    if setup.history.losses:
+        found["train_loss"] = setup.history.losses[-1]
+    if before is not None and after is not None:
+        found |= {"before": before.metrics, "after": after.metrics}
+    return found
