@@ -54,38 +54,39 @@ class DistinctPlan:
         self._shared = np.flatnonzero((codes >= 0).any(axis=1))
         counts = np.bincount(codes[codes >= 0]) if len(self._shared) else np.zeros(1, np.int64)
         self._kinds, self._sizes = _most_frequent(codes, counts)
-        most = int(self._sizes.max(initial=1))
-        full, rest = divmod(n, self.batch_size)
-        dropped = rest if rest < min_rows and full else 0
-        steps = full + (1 if rest and not dropped else 0)
-        self._layers = [steps] * (0 if dropped else rest) + [full] * (
-            self.batch_size - (0 if dropped else rest)
-        )
-        if most > steps:
-            steps = self._stretched(most, steps, min_rows)
-            self._layers = [steps] * self.batch_size
-            notes += (self._stretch_note(most, steps),)
-        elif dropped:
-            what = "one row" if dropped == 1 else f"{dropped} rows"
-            notes += (f"{what} of {n} (others each epoch) would be a batch too small",)
-        self.steps_per_epoch = steps
-        self._partial_last = len(set(self._layers)) > 1
-        self.notes = notes
+        self._layers, said = self._layout(min_rows)
+        self.steps_per_epoch = self._layers[0]
+        self._partial_last = self._layers[-1] < self._layers[0]
+        self._waiting = self._surplus()
+        if self._waiting and said:
+            said += f", and {self._waiting} rows (others each epoch) are left out of an epoch"
+        self.notes = notes + ((said,) if said else ())
         self._epoch = EpochCache(self._deal)
 
-    def _stretched(self, most: int, steps: int, min_rows: int) -> int:
-        """So many batches that the most frequent text finds one for each of its rows, while
-        each still has ``min_rows`` rows."""
-        if min_rows < 2:
-            return most
-        return max(1, min(most, self._n - most))
+    def _layout(self, min_rows: int) -> tuple[list[int], str]:
+        """(how many batches have a 1st, a 2nd, … row; what is to be said of it)."""
+        n, size = self._n, self.batch_size
+        most = int(self._sizes.max(initial=1))
+        full, rest = divmod(n, size)
+        if rest and rest < min_rows and full >= most:
+            what = "one row" if rest == 1 else f"{rest} rows"
+            return [full] * size, f"{what} of {n} (others each epoch) would be a batch too small"
+        steps = -(-n // size)
+        if most > steps or (rest and rest < min_rows):
+            # so many batches that each row with that text finds one with another row in it
+            steps = most if min_rows < 2 else max(1, min(most, n - most))
+            return [steps] * size, (
+                f"one text is in {most} of {n} rows and may be in a batch once: batches are "
+                f"smaller and there are {steps} of them; in-batch negatives fit such data badly"
+            )
+        # texts that need every batch, the smaller last one too, may be more than that one holds
+        if full and int((self._sizes > full).sum()) > rest * steps:
+            return [steps] * size, ""  # evened out: all batches have nearly the same size
+        return [steps] * rest + [full] * (size - rest), ""
 
-    def _stretch_note(self, most: int, steps: int) -> str:
-        note = f"one text is in {most} of {self._n} rows and may be in a batch once: {steps} steps"
-        waiting = int((np.maximum(self._sizes - steps, 0) / self._sizes).sum().round())
-        if waiting:
-            note += f", and {waiting} rows (others each epoch) are left out of an epoch"
-        return note + "; in-batch negatives fit such data badly"
+    def _surplus(self) -> int:
+        """Rows of texts that are in more rows than there are batches."""
+        return int((np.maximum(self._sizes - self.steps_per_epoch, 0) / self._sizes).sum().round())
 
     def rows(self, epoch: int, step: int) -> Rows:
         """The rows of a step, int64, at least one."""
@@ -153,7 +154,7 @@ class DistinctPlan:
             "sampler": "no duplicates",
             "batch_size": self.batch_size,
             "steps_per_epoch": self.steps_per_epoch,
-            "rows_per_epoch": min(self._n, sum(self._layers)),
+            "rows_per_epoch": min(self._n - self._waiting, sum(self._layers)),
             "rows_with_shared_texts": len(self._shared),
         }
 

@@ -88,7 +88,7 @@ def make_plan(
             ]
         )
     if objective.in_batch_negatives:
-        codes = repeated_codes(dataset.table, dataset.roles)
+        codes = repeated_codes([dataset.chunks(role) for role in dataset.roles], n)
         return DistinctPlan(codes, batch_size=batch_size, min_rows=least, key=key, notes=notes)
     return RandomPlan(n, batch_size=batch_size, min_rows=least, key=key, notes=notes)
 

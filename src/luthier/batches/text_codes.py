@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,12 @@ _WORD = 8
 _FILTER_BITS = 24
 
 
-def text_hashes(column: pa.ChunkedArray) -> Keys:
+def text_hashes(chunks: Iterable[pa.Array], n: int) -> Keys:
     """A 64-bit hash of each text. Different texts share one with probability 2^-64 a pair;
     that would keep two rows out of one batch, and nothing worse."""
-    found = np.empty(len(column), dtype=np.uint64)
+    found = np.empty(n, dtype=np.uint64)
     start = 0
-    for chunk in column.chunks:
+    for chunk in chunks:
         values = chunk
         if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
             values = values.cast(pa.large_string())
@@ -57,14 +57,14 @@ def _hashes(values: pa.Array) -> Keys:
     return found
 
 
-def repeated_codes(table: pa.Table, roles: Sequence[str]) -> npt.NDArray[np.int32]:
-    """[n, roles] int32: a number for each text that more than one row has, -1 for others.
+def repeated_codes(columns: Sequence[Iterable[pa.Array]], n: int) -> npt.NDArray[np.int32]:
+    """[n, columns] int32: a number for each text that more than one row has, -1 for others.
 
     A text that a row has twice is counted there once.
     """
-    hashes = np.stack([text_hashes(table.column(role)) for role in roles], axis=1)
+    hashes = np.stack([text_hashes(chunks, n) for chunks in columns], axis=1)
     extra = np.zeros(hashes.shape, dtype=bool)  # a role that repeats an earlier one of its row
-    for later in range(1, len(roles)):
+    for later in range(1, len(columns)):
         for earlier in range(later):
             extra[:, later] |= hashes[:, later] == hashes[:, earlier]
     ordered = np.sort(hashes[~extra])
@@ -74,7 +74,7 @@ def repeated_codes(table: pa.Table, roles: Sequence[str]) -> npt.NDArray[np.int3
     if len(repeated):
         maybe = np.zeros(1 << _FILTER_BITS, dtype=bool)  # most texts are not even looked up
         maybe[repeated >> np.uint64(64 - _FILTER_BITS)] = True
-        for role in range(len(roles)):
+        for role in range(len(columns)):
             hits = maybe[hashes[:, role] >> np.uint64(64 - _FILTER_BITS)] & ~extra[:, role]
             rows = np.flatnonzero(hits)
             sought = hashes[rows, role]
