@@ -29,15 +29,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _with_driver(url)
         self.is_sqlite = self.url.startswith("sqlite")
-        if self.is_sqlite:
-            self._engine = sa.create_engine(self.url, connect_args={"timeout": _BUSY_S})
-            sa.event.listen(self._engine, "connect", _prepare)
-            sa.event.listen(self._engine, "begin", _begin)
-        else:
-            try:
-                self._engine = sa.create_engine(self.url, pool_pre_ping=True)
-            except ModuleNotFoundError as error:
-                raise MissingExtra("a PostgreSQL ledger", "postgres") from error
+        self._engine = _engine(self.url, self.is_sqlite)
         with self.read() as connection:
             version = _version(connection)
         if version != HEAD:
@@ -92,8 +84,6 @@ class Database:
             raise  # the caller knows which constraint means what
         except sa.exc.DBAPIError as error:
             raise _meaning(str(error.orig), self._shown()) from error
-        except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError) as error:
-            raise StoreError(f"this is not a database URL ({error})", where=self._shown()) from None
 
     def _shown(self) -> str:
         return sa.make_url(self.url).render_as_string(hide_password=True)
@@ -118,6 +108,24 @@ def _meaning(text: str, where: str) -> LuthierError:
     if "malformed" in low or "not a database" in low:
         return StoreError(f"the database is damaged ({text.strip()})", where=where)
     return StoreError(f"the database failed: {text.strip()}", where=where)
+
+
+def _engine(url: str, is_sqlite: bool) -> sa.Engine:
+    try:
+        if not is_sqlite:
+            return sa.create_engine(url, pool_pre_ping=True)
+        engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S})
+    except ModuleNotFoundError as error:
+        raise MissingExtra("a PostgreSQL ledger", "postgres") from error
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise StoreError(
+            "this is not a database URL",
+            where=url.rpartition("@")[2],  # without a password, if there was one
+            hint="for example postgresql://user@host/database, or a folder",
+        ) from error
+    sa.event.listen(engine, "connect", _prepare)
+    sa.event.listen(engine, "begin", _begin)
+    return engine
 
 
 def _with_driver(url: str) -> str:

@@ -130,7 +130,8 @@ class Ledger(Leases, Journal, Workers):
         parent_id: str | None,
     ) -> RunRecord | None:
         """The new run, or the one that has the key; None when the name is taken."""
-        run_id = f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(4)}"
+        # Sorts by time: SQLite's clock has milliseconds only, and the queue keeps its order.
+        run_id = f"{time.time_ns():016x}{secrets.token_hex(3)}"
         with self.database.write() as connection:
             values = {
                 "id": run_id,

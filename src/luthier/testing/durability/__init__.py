@@ -1,0 +1,1 @@
+"""The durability harness: kills, stolen leases, full disks, and what must hold after them."""
