@@ -165,8 +165,11 @@ def _positions(config: dict[str, Any]) -> int | None:
         return None
     if config["model_type"] in ("t5", "mt5", "umt5"):  # relative positions: no limit
         return None
-    offset = config["model_type"] in ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
-    return positions - (int(config.get("pad_token_id") or 0) + 1) if offset else positions
+    if config["model_type"] == "mpnet":  # its padding index is 1, whatever the config says
+        return positions - 2
+    if config["model_type"] in ("roberta", "xlm-roberta", "camembert", "longformer"):
+        return positions - (int(config.get("pad_token_id") or 0) + 1)
+    return positions
 
 
 def _check_weights(folder: Path) -> None:
