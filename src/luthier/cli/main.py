@@ -63,7 +63,7 @@ def run(words: list[str]) -> int:
     except BrokenPipeError:
         # Whoever read our output has left (``| head``). Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1  # as Typer does where it notices first
     except Exception as error:
         return _usage_error(error, words) if _is_usage_error(error) else _fault(error, words)
 

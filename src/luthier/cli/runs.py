@@ -62,7 +62,8 @@ def show_run(
     """One run: its state, its job, what it gained, and where its model is."""
     run = _run(name, experiment, home)
     document = _document(run)
-    show(document, as_json, lambda: _print_run(document))
+    job = _flat(run.spec.model_dump(mode="json", exclude_defaults=True))
+    show(document, as_json, lambda: _print_run(document, job))
 
 
 @app.command("logs")
@@ -246,7 +247,7 @@ def _print_list(records: list[RunRecord]) -> None:
     print_table(["name", "status", "reason", "experiment", "model", "created", "took"], rows)
 
 
-def _print_run(document: Mapping[str, Any]) -> None:
+def _print_run(document: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     facts = {
         name: document[name]
         for name in ("name", "id", "experiment", "description", "status", "reason", "details")
@@ -256,9 +257,8 @@ def _print_run(document: Mapping[str, Any]) -> None:
     facts["attempts"] = document["attempt"] if document["attempt"] > 1 else None
     facts |= {name: document[name] for name in ("checkpoint_step", "artifact_id", "path", "report")}
     print_facts(facts)
-    print("\njob")
-    leaves = _flat(document["spec"])
-    print_facts({f"  {leaf}": value for leaf, value in leaves.items() if value not in (None, "")})
+    print("\njob (what is not told is the default)")
+    print_facts({f"  {leaf}": value for leaf, value in job.items()})
     if document["metrics"]:
         from luthier.runs import display
 
