@@ -119,6 +119,11 @@ def test_the_schedule_goes_by_batch_or_by_epoch() -> None:
     assert warm == pytest.approx([0, 0.05, 0.1, 0.05])
 
 
+def test_a_warm_up_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(SpecError, match="leaves nothing"):
+        quadratic("SGD", lr_scheduler_type="polynomial", num_warmup_steps=100)
+
+
 def test_clipping_bounds_the_gradient() -> None:
     weight = nn.Parameter(torch.zeros(4))
     spec = TrainingSpec(optim="SGD", learning_rate=1.0, max_grad_norm=0.5)

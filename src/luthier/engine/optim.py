@@ -229,6 +229,9 @@ def _schedule(optimizer: Optimizer, training: TrainingSpec, total_steps: int) ->
         length = max(1, math.ceil(training.num_train_epochs))
     else:
         length = max(1, total_steps)
+    if training.lr_scheduler_type == "polynomial" and training.num_warmup_steps >= length:
+        message = f"a warm-up of {training.num_warmup_steps} leaves nothing of {length} to decay in"
+        raise SpecError([Problem("num_warmup_steps", message)])
     scheduler: LRScheduler = get_scheduler(
         training.lr_scheduler_type,
         optimizer=optimizer,
