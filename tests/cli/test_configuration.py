@@ -1,11 +1,13 @@
 """CONFIG.yaml: its two forms, its paths, and what is refused with file and line."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.cli.configuration import is_nested, lay_over, read_configuration, read_value
-from luthier.errors import DataError, LuthierError
+from luthier.errors import DataError, SpecError
 
 
 def _read(tmp_path, text):
@@ -97,7 +99,5 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
 
 @given(st.text(max_size=40))
 def test_any_text_is_a_value_or_an_error_of_ours(text):
-    try:
+    with contextlib.suppress(SpecError):  # the only error that may leave
         read_value("x", text)
-    except LuthierError as error:
-        assert "is no YAML" in str(error)

@@ -9,6 +9,7 @@ import pytest
 
 from luthier import errors
 from luthier.cli import main as command
+from luthier.cli.following import CANCELLED
 from luthier.cli.main import VERBS, run
 
 
@@ -22,8 +23,8 @@ def test_every_exit_code_is_told_in_the_help(luthier):
     said = luthier("--help")
     assert said.code == 0
     told = " ".join(said.out.split())
-    codes = {error.exit_code for error in _all_errors()} | {0, command.USAGE_ERROR, 12,
-                                                            command.FAULT, command.INTERRUPTED}  # fmt: skip
+    codes = {error.exit_code for error in _all_errors()}
+    codes |= {0, CANCELLED, command.USAGE_ERROR, command.FAULT, command.INTERRUPTED}
     for code in codes:
         assert f" {code} " in told, code
 
