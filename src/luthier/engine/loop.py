@@ -94,6 +94,12 @@ class Loop:
             raise Interrupted
 
     def _step(self, batch: Any) -> float:
+        started = time.monotonic()
+        loss = self._step_that_fits(batch)
+        self.position.seconds += time.monotonic() - started
+        return loss
+
+    def _step_that_fits(self, batch: Any) -> float:
         self.learner.mode(training=True)
         while True:
             before = random_states()

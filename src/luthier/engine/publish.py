@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from luthier.data import facts
 from luthier.engine.control import Listener
 from luthier.engine.examine import Examiner
 from luthier.engine.read import Data, Place
@@ -15,6 +16,7 @@ from luthier.engine.setup import Setup, checkpoints, pretrained, prune
 from luthier.engine.state import OURS, write_state
 from luthier.errors import CorruptBundle, NotFound
 from luthier.evaluation.measure import Evaluation
+from luthier.evaluation.report import Report, build_report, write_report
 from luthier.models.loading import load_text_model
 from luthier.models.text import TextModel
 from luthier.spec import WiSEFTCallback
@@ -46,7 +48,9 @@ def publish(
     if after is None:
         after = examiner.evaluate(model)
     tell("stage", {"name": "writing the result"})
-    metrics = _metrics(setup, before, after)
+    report = _report(setup, examiner, data, before, after)
+    metrics = _metrics(setup, before, after, report)
+    tell("report", metrics)
 
     def fill(folder: Path) -> None:
         model.save(folder)
@@ -60,6 +64,7 @@ def publish(
             {"objective": dict(setup.learner.objective.state_dict())},
         )
         (ours / "metrics.json").write_text(json.dumps(metrics))
+        write_report(ours, report)
 
     meta = {"kind": "result", "spec_id": setup.spec.id, "metrics": metrics}
     bundle = write_bundle(setup.place.folder / "result", fill, meta)
@@ -98,10 +103,63 @@ def _interpolate(model: TextModel, start: TextModel, alpha: float, *, new_head: 
                 parameter.lerp_(origin[name].to(parameter.device), 1 - alpha)
 
 
-def _metrics(setup: Setup, before: Evaluation | None, after: Evaluation | None) -> dict[str, Any]:
+def _report(
+    setup: Setup,
+    examiner: Examiner,
+    data: Data,
+    before: Evaluation | None,
+    after: Evaluation | None,
+) -> Report:
+    spec, training = setup.spec, setup.spec.training
+    return build_report(
+        Path(spec.model.name).name,
+        before=before,
+        after=after,
+        evaluation_set=examiner.set,
+        seed=training.seed,
+        run={
+            "model": spec.model.name,
+            "loss": spec.objective.loss,
+            "miner": spec.objective.miner,
+            "optimizer": training.optim,
+            "learning rate": training.learning_rate,
+            "schedule": training.lr_scheduler_type,
+            "batch": setup.plan.batch_size,
+            "epochs": round(setup.position.done / setup.plan.steps_per_epoch, 2),
+            "steps": setup.position.done,
+            "seed": training.seed,
+        },
+        data=facts.describe(data.train),
+        losses=setup.history.losses,
+        learning_rates=setup.history.learning_rates,
+        evaluations=setup.history.evaluations,
+        environment={
+            "device": str(setup.device.torch),
+            "precision": setup.device.precision,
+            "threads": torch.get_num_threads(),
+            "seconds": round(setup.position.seconds, 1),
+        },
+        lineage={
+            "spec": spec.id,
+            "model": spec.model.name,
+            "artifact": spec.model.artifact,
+            "train data": spec.data.train.uri,
+            "train data sha256": spec.data.train.sha256,
+            "evaluation data": spec.data.eval.uri if spec.data.eval else None,
+        },
+    )
+
+
+def _metrics(
+    setup: Setup, before: Evaluation | None, after: Evaluation | None, report: Report
+) -> dict[str, Any]:
     found: dict[str, Any] = {"steps": setup.position.done}
     if setup.history.losses:
         found["train_loss"] = setup.history.losses[-1]
     if before is not None and after is not None:
         found |= {"before": before.metrics, "after": after.metrics}
+    if report.comparison is not None:
+        found["verdict"] = report.comparison.verdict
+    if report.bm25 is not None:
+        found["bm25"] = {name: interval.value for name, interval in report.bm25.items()}
     return found

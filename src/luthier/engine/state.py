@@ -43,6 +43,7 @@ class Position:
     done: int = 0
     micro: int | None = None
     finished: bool = False
+    seconds: float = 0.0  # spent in steps so far, over all attempts
     decisions: dict[str, Any] = field(default_factory=dict)
 
 
