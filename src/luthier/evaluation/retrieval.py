@@ -51,7 +51,7 @@ def metrics(ranks: Ints, relevance: Relevance, k: int) -> PerQuery:
     within = ranks <= k
 
     def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        sums: NDArray[np.float64] = np.bincount(owner, values, len(relevance))
+        sums: NDArray[np.float64] = np.bincount(owner, values, len(relevance)).astype(np.float64)
         return sums
 
     hits = summed(within.astype(np.float64))

@@ -57,7 +57,7 @@ class RetrievalSet:
         """Sizes for the report."""
         return {
             "queries": len(self.queries),
-            "index": len(self.index),
+            "texts searched": len(self.index),
             "relevant per query": round(float(self.relevance.counts.mean()), 2),
         }
 
@@ -196,7 +196,9 @@ def _labelled(dataset: Dataset, index: Dataset | None) -> _Collected:
 
 def _with_labels(dataset: Dataset) -> Iterable[tuple[str, str]]:
     texts = dataset.texts(dataset.roles[0], np.arange(len(dataset)))
-    return zip(texts, map(str, dataset.table.column("label").to_pylist()), strict=True)
+    codes = dataset.array("label").tolist()
+    names = {code: dataset.class_name(code) for code in set(codes)}
+    return zip(texts, (names[code] for code in codes), strict=True)
 
 
 def _retrieval(
