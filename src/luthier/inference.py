@@ -72,7 +72,8 @@ def get_model(
         is_onnx: run the ONNX graph that ``to_onnx=True`` exported.
 
     Raises:
-        NotFound: no such artifact. CorruptBundle: its bytes are not those that were written.
+        NotFound: no such artifact. IllegalTransition: the Run has none yet.
+        CorruptBundle: its bytes are not those that were written.
         ModelError: the folder holds no model that can be opened so.
     """
     _check_batch_size(batch_size)
@@ -188,13 +189,8 @@ def cos_sim(a: Any, b: Any) -> Any:
 
 
 def _folder(artifact: Any) -> Path:
-    if hasattr(artifact, "artifact_id"):
-        found = artifact.artifact_id
-        if not found:
-            raise ModelError(
-                f"the run '{artifact.name}' has no artifact yet", hint="wait until it is FINISHED"
-            )
-        return _stored(str(found))
+    if hasattr(artifact, "artifact_id"):  # a Run refuses, with the reason, until it is FINISHED
+        return _stored(artifact.artifact_id)
     name = os.fspath(artifact)
     path = Path(name).expanduser()
     if path.is_dir():

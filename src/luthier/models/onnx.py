@@ -55,6 +55,11 @@ def export_onnx(model: TextModel, folder: Path, texts: Sequence[str] = _CHECKED)
     _need("onnx", "onnxscript", "onnxruntime")
     if getattr(model.tokenizer, "backend_tokenizer", None) is None:
         raise ModelError("has a tokenizer that cannot be written as tokenizer.json")
+    if model.prompt_length:  # sentence-transformers' pooling then branches on the data
+        raise ModelError(
+            "leaves its prompt out of the pooling, which a graph cannot do",
+            hint="leave out to_onnx",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     graph = folder / "model.onnx"
     try:
@@ -93,7 +98,7 @@ class OnnxTextModel:
             facts = json.loads((folder / "onnx.json").read_text(encoding="utf-8"))
             self.dim = int(facts["dim"])
             self.max_length = int(facts["max_length"])
-            self._prompt, self._prompt_length = str(facts["prompt"]), int(facts["prompt_length"])
+            self._prompt = str(facts["prompt"])
             self._inputs = tuple(facts["inputs"])
             padding = facts["padding"]
         except (ValueError, KeyError, TypeError) as error:
@@ -143,7 +148,6 @@ class OnnxTextModel:
             "input_ids": [e.ids for e in encoded],
             "attention_mask": [e.attention_mask for e in encoded],
             "token_type_ids": [e.type_ids for e in encoded],
-            "prompt_length": [self._prompt_length] * len(encoded),
         }
         feed = {name: np.asarray(given[name], dtype=np.int64) for name in self._inputs}
         found: np.ndarray = self._session.run(None, feed)[0]
@@ -203,7 +207,6 @@ def _write_tokenizer(model: TextModel, folder: Path) -> None:
         "dim": model.dim,
         "max_length": min(model.max_length, 2**31 - 1),
         "prompt": model.prompt,
-        "prompt_length": model.prompt_length,
         "inputs": [i.name for i in graph.input],
         "padding": {
             "direction": tokenizer.padding_side,
