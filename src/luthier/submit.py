@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,7 @@ def check(spec: JobSpec, form: Form | None, devices: Iterable[str]) -> list[Prob
         *engine_cards.problems(spec.training),
         *decisions.problems(spec),
         *_device_problems(spec.training.device, set(devices)),
+        *_missing_extras(spec),
     ]
     if spec.objective.loss_optimizer is not None:
         found += engine_cards.optimizer_problems(
@@ -110,6 +112,27 @@ def _device_problems(device: str, there: set[str]) -> list[Problem]:
         message = f"'{device}' was asked for and no worker has it (there is: {has})"
         return [Problem("device", message, "device='auto' takes the best there is")]
     return []
+
+
+#: What an option needs beside the core: field, packages, extra.
+_EXTRAS = {
+    "to_onnx": (("onnx", "onnxscript", "onnxruntime"), "onnx"),
+    "MLFlowLogger": (("mlflow",), "mlflow"),
+    "WandBLogger": (("wandb",), "wandb"),
+}
+
+
+def _missing_extras(spec: JobSpec) -> list[Problem]:
+    wanted = [type(callback).__name__ for callback in spec.callbacks]
+    wanted += ["to_onnx"] if spec.output.to_onnx else []
+    found = []
+    for name in wanted:
+        packages, extra = _EXTRAS.get(name, ((), ""))
+        missing = [package for package in packages if find_spec(package) is None]
+        if missing:
+            message = f"needs {', '.join(missing)}, which is not installed"
+            found.append(Problem(name, message, f"pip install 'luthier[{extra}]'"))
+    return found
 
 
 def refuse(problems: list[Problem]) -> None:

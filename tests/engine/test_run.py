@@ -209,3 +209,13 @@ def test_what_this_machine_lacks_is_refused(make_spec, place, words) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(SpecError):
         run(make_spec(**words), place)
+
+
+def test_the_onnx_graph_gives_the_same_vectors(make_spec, place) -> None:
+    from luthier.inference import encode, get_model
+
+    outcome = run(make_spec(to_onnx=True, max_steps=2), place)
+    texts = ["a red boat", "the grey river and a much longer text about it"]
+    plain = encode(get_model(outcome.folder), texts)
+    graph = encode(get_model(outcome.folder, is_onnx=True), texts)
+    np.testing.assert_allclose(graph, plain, rtol=1e-3, atol=1e-5)

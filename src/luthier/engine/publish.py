@@ -65,6 +65,13 @@ def publish(
         )
         (ours / "metrics.json").write_text(json.dumps(metrics))
         write_report(ours, report)
+        if setup.spec.output.to_onnx:
+            from luthier.models.onnx import export_onnx
+
+            tell("stage", {"name": "exporting to ONNX"})
+            worst = export_onnx(model, folder)
+            message = f"the ONNX graph gives the model's vectors to {worst:.1e}"
+            tell("log", {"level": "info", "message": message})
 
     meta = {"kind": "result", "spec_id": setup.spec.id, "metrics": metrics}
     bundle = write_bundle(setup.place.folder / "result", fill, meta)

@@ -7,15 +7,16 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from luthier.engine.control import Cancelled, Interrupted
-from luthier.errors import DiskFull, LeaseLost, LuthierError, OutOfMemory
+from luthier.errors import DiskFull, LeaseLost, LuthierError, OutOfMemory, StoreError
 from luthier.runs.connection import Home
 from luthier.runs.leases import LEASE_S
 from luthier.runs.process import this_process
@@ -23,11 +24,14 @@ from luthier.runs.records import Claim
 from luthier.store.atomic import FULL, point, sweep
 from luthier.store.bundle import open_bundle
 from luthier.worker.heart import Heart
+from luthier.worker.listeners import audience
 from luthier.worker.signals import Signals
 from luthier.worker.teller import Teller
 
 #: Exit code of an attempt that found nothing to do.
 NOTHING = 3
+#: How often, with a second between, it is tried to write down how a run ended.
+CONCLUDE_ATTEMPTS = 300
 #: What stays of a run's folder when it is finished: the artifact has all the rest.
 KEPT = {"console.log", "epochs"}
 
@@ -73,11 +77,9 @@ def _work(home: Home, claim: Claim, terms: Terms, heart: Heart, teller: Teller) 
     try:
         artifact_id, metrics = _execute(home, claim, terms, heart, teller)
     except Cancelled:
-        _stop(heart, teller)
-        ledger.confirm_cancel(run_id, epoch)
+        _conclude(heart, teller, lambda: ledger.confirm_cancel(run_id, epoch))
     except Interrupted:
-        _stop(heart, teller)
-        ledger.release(run_id, epoch, "interrupted")
+        _conclude(heart, teller, lambda: ledger.release(run_id, epoch, "interrupted"))
     except Exception as error:
         reason, message, hint = meaning(error)
         teller(
@@ -90,19 +92,32 @@ def _work(home: Home, claim: Claim, terms: Terms, heart: Heart, teller: Teller) 
                 "traceback": traceback.format_exc(),
             },
         )
-        _stop(heart, teller)
-        ledger.fail(run_id, epoch, reason, message)
+        _conclude(heart, teller, lambda: ledger.fail(run_id, epoch, reason, message))
     else:
         point("run.published")
-        _stop(heart, teller)
-        ledger.finish(run_id, epoch, artifact_id, metrics)
+        _conclude(heart, teller, lambda: ledger.finish(run_id, epoch, artifact_id, metrics))
         point("run.finished")
         _drop_all_but(home.run_folder(claim.run), KEPT)
 
 
-def _stop(heart: Heart, teller: Teller) -> None:
+def _conclude(heart: Heart, teller: Teller, verb: Callable[[], object]) -> None:
+    """Say how the run ended; again and again while the ledger cannot be written, as on a full
+    disk: the work is done, and the lease is kept. Raises LeaseLost."""
+    heart.let_end()
     teller.end()
-    heart.stop()
+    try:
+        for left in reversed(range(CONCLUDE_ATTEMPTS)):
+            try:
+                verb()
+            except StoreError as error:
+                if not left or not error.retryable:
+                    raise
+                print(f"the end could not be written, trying again: {error}", file=sys.stderr)
+                time.sleep(1)
+            else:
+                return
+    finally:
+        heart.stop()
 
 
 def _execute(
@@ -124,7 +139,8 @@ def _execute(
     place = engine.Place(
         folder=folder, cache=home.cache, blobs=home.store.blob, artifacts=home.store.artifact
     )
-    outcome = engine.run(run.spec, place, teller, heart.control)
+    with audience(teller, run) as listeners:
+        outcome = engine.run(run.spec, place, listeners, heart.control)
     point("run.outcome")
     artifact_id = home.store.publish(open_bundle(outcome.folder), run.public)
     return artifact_id, dict(outcome.metrics)
