@@ -21,6 +21,8 @@ NAMES = {b",": "comma", b"\t": "tab", b";": "semicolon", b"|": "vertical bar"}
 SAMPLE_ROWS = 1000
 #: A candidate that nearly fits is taken, so that the rows that do not fit can be named.
 NEARLY = 0.5
+#: A separator other than the comma that fits so many rows puts another that fits all in doubt.
+RIVAL = 0.9
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def detect(
     """The dialect of a file that begins with ``sample``. Raises DataError when in doubt."""
     trials = [_best(sample, final, delimiter) for delimiter in CANDIDATES]
     fitting = [trial for trial in trials if trial.width >= 2 and trial.share == 1]
+    fitting += [trial for trial in trials if fitting and _is_rival(trial)]
     if not fitting:  # some row is bad: take what fits most rows, so that the row can be named
         nearly = [trial for trial in trials if trial.width >= 2 and trial.share >= NEARLY]
         most = max((trial.share for trial in nearly), default=0)
@@ -69,13 +72,20 @@ def detect(
         fitting = (named if len(named) == 1 else by_name) or fitting
     if len(fitting) > 1:
         raise DataError(
-            f"the cells may be separated by {_listed(fitting)}: each fits every row",
+            f"the cells may be separated by {_listed(fitting)}: each fits (nearly) every row",
             file=file, row=fitting[0].rows[0].line,
             hint="csv_options: delimiter=',' (or '\\t', ';', '|') says which",
         )  # fmt: skip
     if not fitting:
         raise _no_separator(trials, file)
     return fitting[0].dialect
+
+
+def _is_rival(trial: _Trial) -> bool:
+    """Fits nearly every row, as the true separator does when a row is bad and each text happens
+    to have one comma. Commas are no rivals: prose is full of them."""
+    usual = trial.dialect.delimiter != b"," and trial.width >= 2
+    return usual and RIVAL <= trial.share < 1
 
 
 def _best(sample: bytes, final: bool, delimiter: bytes) -> _Trial:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ from luthier.data import csv_dialect
 from luthier.data.blocks import Block, Column
 from luthier.data.csv_fast import certified_end, parse_certified
 from luthier.data.csv_rows import Fault, Row, count_lines, parse_rows
-from luthier.data.encoding import utf8_pieces
+from luthier.data.encoding import PIECE_BYTES, utf8_pieces
 from luthier.data.problems import Problems
 from luthier.errors import DataError
 from luthier.spec import CSVOptions
@@ -23,18 +23,18 @@ class CSVReader:
     """One CSV file. Dialect and header are settled when it is made.
 
     is_header: says whether these cells are column names (DataError when in doubt).
-    fast: False reads everything with the strict parser.
+    fast: False reads everything with the strict parser. block_bytes: parsed at a time.
     """
 
     def __init__(
         self, path: Path, options: CSVOptions, file: str, *,
-        is_header: Callable[[list[str]], bool], fast: bool = True,
+        is_header: Callable[[list[str]], bool], fast: bool = True, block_bytes: int = PIECE_BYTES,
     ) -> None:  # fmt: skip
         self._file, self._fast = file, fast
         self._pieces = utf8_pieces(path, options.encoding, file)
         self._first = next(self._pieces, b"")
-        second = next(self._pieces, b"")
-        self._second, self._whole = second, not second
+        self._second = next(self._pieces, b"")
+        self._whole, self._block_bytes = not self._second, block_bytes
         if not self._first.strip():
             raise DataError("the file is empty", file=file)
         self._dialect = csv_dialect.fixed(
@@ -91,21 +91,28 @@ class CSVReader:
 
     def blocks(self, problems: Problems) -> Iterator[Block]:
         """All rows in order; bad rows go to ``problems``."""
-        data, line, final, skip_header = self._first, 1, self._whole, self.names is not None
+        feed = self._feed()
+        data, line, final, skip_header = next(feed), 1, False, self.names is not None
         while True:
             if skip_header:
-                header = next(parse_rows(data, line, self._dialect, final=final))
-                line += count_lines(data, 0, header.end)
-                data, skip_header = data[header.end :], False
-            block, end = self._block(data, line, final, problems)
+                header = next(parse_rows(data, line, self._dialect, final=final), None)
+                if header is not None:
+                    line += count_lines(data, 0, header.end)
+                    data, skip_header = data[header.end :], False
+            block, end = (None, 0) if skip_header else self._block(data, line, final, problems)
             if block is not None and len(block):
                 yield block
-            if problems.full or (final and end == len(data)):
+            if problems.full or final:
                 return
             line += count_lines(data, 0, end)
-            piece = self._second or next(self._pieces, b"")
-            self._second, final = b"", final or not piece
+            piece = next(feed, b"")
+            final = not piece
             data = data[end:] + piece
+
+    def _feed(self) -> Iterator[bytes]:
+        for piece in chain([self._first, self._second], self._pieces):
+            for start in range(0, len(piece), self._block_bytes):
+                yield piece[start : start + self._block_bytes]
 
     def _block(
         self, data: bytes, line: int, final: bool, problems: Problems
@@ -114,8 +121,7 @@ class CSVReader:
         if end:
             columns = parse_certified(memoryview(data)[:end], self.width, self._dialect)
             if columns is not None:
-                part = data[:end]
-                return Block(list(columns), lambda: self._lines(part, line)), end
+                return Block(list(columns), lambda: self._lines(data[:end], line)), end
         return self._strict_block(data, line, final, problems)
 
     def _lines(self, data: bytes, line: int) -> Sequence[int]:

@@ -151,7 +151,7 @@ def _fault_of_quoted(
     if len(cell) > MAX_CELL_BYTES:
         return _too_long(column)
     if at < len(data) and data[at : at + 1] not in (dialect.delimiter, b"\r", b"\n"):
-        shown = data[at : at + 20].decode("utf-8", "replace")
+        shown = re.split(rb"[\r\n]", data[at : at + 20])[0].decode("utf-8", "replace")
         hint = 'a quote within a quoted cell is written twice: "5"" pipe"'
         return Fault(f"text follows the closing quote: {shown!r}", column, hint)
     return None

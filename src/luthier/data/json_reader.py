@@ -183,9 +183,7 @@ def _array_rows(pieces: Iterator[bytes], file: str) -> Iterator[tuple[int, Any]]
     source.skip(_SPACE)
     while source.text[source.at : source.at + 1] != "]":
         yield source.line, _judged(source.item())
-        before = source.at
-        source.skip(_SPACE_COMMA)
-        separated = "," in source.text[before : source.at]
+        separated = "," in source.skip(_SPACE_COMMA)
         after = source.text[source.at : source.at + 1]
         if after == "":
             raise DataError("the array is never closed", file=file, row=source.line)
@@ -225,14 +223,17 @@ class _Text:
         self.line += count_lines(passed, 0, len(passed))
         self.at += count
 
-    def skip(self, pattern: re.Pattern[str]) -> None:
-        while True:
-            found = pattern.match(self.text, self.at)
-            end = found.end() if found else self.at
-            if end < len(self.text) or not self.more():
-                found = pattern.match(self.text, self.at)
-                self.advance((found.end() if found else self.at) - self.at)
-                return
+    def skip(self, pattern: re.Pattern[str]) -> str:
+        """Pass over what matches (a pattern that also matches nothing); return it."""
+        while self._match_end(pattern) == len(self.text) and self.more():
+            pass
+        passed = self.text[self.at : self._match_end(pattern)]
+        self.advance(len(passed))
+        return passed
+
+    def _match_end(self, pattern: re.Pattern[str]) -> int:
+        found = pattern.match(self.text, self.at)
+        return found.end() if found else self.at
 
     def item(self) -> Any:
         while True:

@@ -1,8 +1,7 @@
-"""From a local file to a checked, memory-mapped dataset. Memory does not grow with the file.
+"""From a local file to a checked, memory-mapped dataset, by way of a cache.
 
-The file is read a block at a time; every block is checked, typed, and written to an Arrow file
-in the cache, named by the content and the options. A file with any bad row is refused whole,
-and nothing of it is left.
+The cache holds each file once for every way of reading it, as Arrow, named by the content and
+the options; a folder of it is whole or not there. It is safe to delete at any time.
 """
 
 from __future__ import annotations
@@ -10,37 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
 
-import numpy as np
-import pyarrow as pa
-
-from luthier.data import checks, columns, problems
-from luthier.data.arrow_reader import ArrowReader
-from luthier.data.blocks import Block, Reader
-from luthier.data.csv_reader import CSVReader
 from luthier.data.dataset import Dataset
 from luthier.data.entry import Writer, read_entry
-from luthier.data.json_reader import JSONReader
-from luthier.errors import DataError, nearest
+from luthier.data.reading import Format, kind_of, read
+from luthier.errors import DataError
 from luthier.spec import CSVOptions
 from luthier.store import atomic
 
-Format = Literal["csv", "jsonl", "json", "parquet", "arrow"]
-
 #: Raised whenever the same file and options may give another result.
 READER_VERSION = 1
-
-_ENDINGS: dict[str, Format] = {
-    ".csv": "csv", ".tsv": "csv", ".tab": "csv", ".txt": "csv",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
-    ".parquet": "parquet", ".pq": "parquet",
-    ".arrow": "arrow", ".feather": "arrow", ".ipc": "arrow",
-}  # fmt: skip
-_PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz",
-           b"\x28\xb5\x2f\xfd": "zstd"}  # fmt: skip
 
 
 def load_dataset(
@@ -60,14 +40,17 @@ def load_dataset(
     file = name or str(path)
     _refuse_other_modalities(csv, file)
     before = _stat(path, file)
-    kind = _kind(path, file, format)
+    kind = kind_of(path, file, format)
     content = _sha256(path)
     entry = Path(cache) / _key(content, kind, file, csv)
     found = read_entry(entry)
     if found is not None:
         return found
     with atomic.new_folder(entry) as folder:
-        _convert(path, kind, csv, file, folder, progress)
+        reading = read(path, kind, csv, file, progress=progress)
+        with Writer(folder, reading.roles, reading.notes) as writer:
+            for batch in reading.batches:
+                writer.write(batch)
         if _stat(path, file) != before:
             raise DataError("the file changed while it was read", file=file)
     written = read_entry(entry)
@@ -110,127 +93,3 @@ def _refuse_other_modalities(csv: CSVOptions, file: str) -> None:
         if getattr(csv, option) != getattr(defaults, option):
             message = f"csv_options.{option} is for images and meshes; this data is text"
             raise DataError(message, file=file, hint=f"leave {option} out")
-
-
-def _kind(path: Path, file: str, format: str | None) -> Format:
-    if format is not None:
-        if format not in get_args(Format):
-            hint = nearest(format, get_args(Format)) or f"known: {', '.join(get_args(Format))}"
-            raise DataError(f"no format is called '{format}'", file=file, hint=hint)
-        return format  # type: ignore[return-value]
-    with open(path, "rb") as opened:
-        head = opened.read(4096)
-    for magic, packed in _PACKED.items():
-        if head.startswith(magic):
-            raise DataError(f"the file is packed ({packed})", file=file, hint="unpack it first")
-    kind = next(
-        (_ENDINGS[end] for end in (_ending(file), _ending(str(path))) if end in _ENDINGS), None
-    )
-    return _of_content(head, kind)
-
-
-def _ending(name: str) -> str:
-    return os.path.splitext(name.partition("?")[0])[1].lower()
-
-
-def _of_content(head: bytes, kind: Format | None) -> Format:
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if kind in ("json", "jsonl"):  # either ending is used for either
-        return "json" if _is_array(text) else "jsonl"
-    if kind is not None:
-        return kind
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
-        return "arrow"
-    if text.startswith(b'{"') or text.startswith(b"{ "):
-        return "jsonl"
-    return "json" if _is_array(text) and text[1:].lstrip()[:1] in (b"{", b"[") else "csv"
-
-
-def _is_array(text: bytes) -> bool:
-    """One array of rows, rather than lines of which each is a list of cells."""
-    if not text.startswith(b"["):
-        return False
-    first, _, second = text.partition(b"\n")
-    try:
-        row = json.loads(first)
-    except ValueError:
-        return True  # the array goes on after the first line
-    lists_a_line = bool(row) and not isinstance(row[0], dict | list)
-    return not lists_a_line and not second.lstrip().startswith(b"[")
-
-
-def _convert(
-    path: Path, kind: Format, csv: CSVOptions, file: str, folder: Path,
-    progress: Callable[[int], None] | None,
-) -> None:  # fmt: skip
-    reader = _reader(path, kind, csv, file)
-    found = problems.Problems(file)
-    roles = _roles(reader, csv, file, found)
-    with Writer(folder, roles, reader.notes) as writer:
-        rows = 0
-        for block in _first_rows(reader.blocks(found), csv.size):
-            batch = checks.check(block, roles, found)
-            if batch is not None and not found.found:
-                writer.write(batch if csv.sampling_rate is None else _sampled(
-                    batch, rows, csv.sampling_rate
-                ))  # fmt: skip
-            rows += len(block)
-            if progress is not None:
-                progress(rows)
-            if found.full:
-                break
-        found.check()
-        if not writer.rows:
-            why = "no rows in the file" if not rows else "sampling_rate left no row"
-            raise DataError(why, file=file)
-
-
-def _reader(path: Path, kind: Format, csv: CSVOptions, file: str) -> Reader:
-    chosen = (csv.columns or {}).values()
-    keep = {c for c in chosen if isinstance(c, str)} if csv.columns else None
-    if keep is not None and len(keep) < len(chosen):
-        keep = None
-    if kind in ("parquet", "arrow"):
-        return ArrowReader(path, kind, file)
-    if kind in ("json", "jsonl"):
-        return JSONReader(path, csv.encoding, file, array=kind == "json", keep=keep)
-    return CSVReader(
-        path, csv, file, is_header=lambda cells: columns.looks_like_header(cells, csv, file)
-    )
-
-
-def _roles(reader: Reader, csv: CSVOptions, file: str, found: problems.Problems) -> columns.Roles:
-    sample = reader.sample()
-    if not len(sample):
-        for _ in reader.blocks(found):
-            if found.found:
-                break
-        found.check()
-        if reader.names is not None:
-            raise DataError("there are names but no rows", file=file)
-    return columns.resolve(reader.names, sample, csv, file)
-
-
-def _first_rows(blocks: Iterator[Block], size: int | None) -> Iterator[Block]:
-    left = size
-    for block in blocks:
-        if left is None:
-            yield block
-            continue
-        if len(block) >= left:
-            yield Block([column[:left] for column in block.columns], block.lines)
-            return
-        left -= len(block)
-        yield block
-
-
-def _sampled(batch: pa.RecordBatch, start: int, rate: float) -> pa.RecordBatch:
-    """A row is kept when a hash of its number is low: no state, and the same in every run."""
-    mixed = np.arange(start + 1, start + 1 + len(batch), dtype=np.uint64)
-    mixed *= np.uint64(0x9E3779B97F4A7C15)  # splitmix64, Steele et al., OOPSLA 2014
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return batch.filter(pa.array(mixed.astype(np.float64) < rate * 2.0**64))

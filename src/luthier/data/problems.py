@@ -60,6 +60,11 @@ class Problems:
         self.add(message, row=row, column=column, hint=hint)
         self.fatal = True
 
+    def forget_after(self, row: int) -> None:
+        """Drop what was found in later rows: they were not asked for."""
+        self.found = [found for found in self.found if found.row is None or found.row <= row]
+        self.fatal = self.fatal and bool(self.found)
+
     @property
     def full(self) -> bool:
         """True when reading on is of no use."""
