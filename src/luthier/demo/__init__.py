@@ -1,0 +1,1 @@
+"""The main job on real input: a reverse dictionary. Describe a word, find it."""
