@@ -71,6 +71,8 @@ def works(action: Callable[[], Any]) -> bool:
     """Whether the action raises nothing, and its value, if a tensor, is finite with gradients."""
     try:
         value = action()
+        if isinstance(value, torch.Tensor) and value.requires_grad:
+            value.backward()
     except (TypeError, ValueError, AssertionError, KeyError, NotImplementedError, RuntimeError):
         return False
     if not isinstance(value, torch.Tensor):
@@ -122,8 +124,8 @@ def embeddings() -> torch.Tensor:
     return torch.randn(len(LABELS), DIM, generator=generator, requires_grad=True)
 
 
-def pair_tuple() -> tuple[torch.Tensor, ...]:
-    rows = torch.arange(4)
+def pair_tuple(count: int) -> tuple[torch.Tensor, ...]:
+    rows = torch.arange(count)
     return rows, rows + 4, rows, (rows + 1) % 4 + 4
 
 
@@ -140,8 +142,15 @@ def measure_loss(cls: type) -> dict[str, Any]:
         assert works(lambda: cls(**base)(embeddings(), ref_emb=embeddings() * 1.1)), cls
         return entry | {"works_on": "rows"}
     entry["works_on"] = "labels"
-    entry["takes_miner"] = works(lambda: value(LABELS, pair_tuple()))
-    entry["takes_tuples"] = works(lambda: value(None, pair_tuple()))
+
+    def uses_tuples(labels: torch.Tensor | None) -> bool:
+        """Whether they are taken, and make a difference."""
+        every, some = pair_tuple(4), pair_tuple(2)
+        both = works(lambda: value(labels, every)) and works(lambda: value(labels, some))
+        return both and value(labels, every).item() != value(labels, some).item()
+
+    entry["takes_miner"] = uses_tuples(LABELS)
+    entry["takes_tuples"] = uses_tuples(None)
     entry["distance"] = type(cls(**base).distance).__name__
     found = {
         name: lambda n=name: value(LABELS, distance=getattr(distances, n)()) for name in DISTANCES

@@ -11,7 +11,7 @@ Facts of a loss card (see docs/objectives.md):
     fills               options that we fill in: {option: "dim" or "num_classes"}
     takes_miner, takes_tuples, distance, distances, reducers    pytorch-metric-learning's only
     choices             option → what it may be, where that is not any number
-    positive            options that must be greater than 0
+    positive, whole     options that must be greater than 0, that must be whole numbers
     wraps               it takes another loss by name
 """
 
@@ -31,8 +31,11 @@ PML: dict[str, Any] = json.loads((files("luthier.objectives") / "pml.json").read
 _REPAIRED = {
     "DynamicSoftMarginLoss",
     "HistogramLoss",
+    "LargeMarginSoftmaxLoss",
     "ManifoldLoss",
     "NCALoss",
+    "SmoothAPLoss",
+    "SphereFaceLoss",
     "TupletMarginLoss",
 }
 #: Losses on pairs of a batch: without two items of a class they say nothing, so class-balanced
@@ -53,6 +56,8 @@ _CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "TripletMarginLoss": {"triplets_per_anchor": ("all", int)},
     "MarginLoss": {"triplets_per_anchor": ("all", int), "num_classes": (None, "auto")},
     "PNPLoss": {"variant": ("Ds", "Dq", "Iu", "Ib", "O")},
+    "LargeMarginSoftmaxLoss": {"margin": (int,)},
+    "SphereFaceLoss": {"margin": (int,)},
     "TripletMarginMiner": {"type_of_triplets": ("easy", "semihard", "hard", "all")},
     "BatchEasyHardMiner": {
         "pos_strategy": _STRATEGIES,
@@ -67,6 +72,12 @@ _POSITIVE = {
     "K", "anneal", "base_temperature", "centers_per_class", "delta", "eps", "gamma", "n_bins",
     "neg_per_bin", "num_bins", "pos_per_bin", "scale", "softmax_scale", "sub_centers",
     "temperature", "triplets_per_anchor",
+}  # fmt: skip
+
+
+#: Options that count something; the library cuts a fraction off in silence.
+_WHOLE = {
+    "K", "centers_per_class", "n_bins", "neg_per_bin", "num_bins", "pos_per_bin", "sub_centers",
 }  # fmt: skip
 
 
@@ -111,6 +122,7 @@ def _loss(name: str, entry: dict[str, Any]) -> Card:
             "reducers": tuple(entry.get("reducers", ())),
             "choices": _CHOICES.get(name, {}),
             "positive": tuple(o for o in entry["options"] if o in _POSITIVE),
+            "whole": tuple(o for o in entry["options"] if o in _WHOLE),
         },
     )
 
@@ -130,6 +142,7 @@ def _miner(name: str, entry: dict[str, Any]) -> Card:
             "distances": tuple(entry["distances"]),
             "choices": _CHOICES.get(name, {}),
             "positive": tuple(o for o in entry["options"] if o in _POSITIVE),
+            "whole": tuple(o for o in entry["options"] if o in _WHOLE),
         },
     )
 

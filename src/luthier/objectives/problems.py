@@ -117,6 +117,8 @@ def _value_problems(card: Card, option: Option, value: Any, field: str) -> Itera
         value is None and option.default is None and not option.required
     ):
         yield Problem(field, f"is a number, not {value!r:.80}")
+    if option.name in card.facts.get("whole", ()) and _number(value) and value != int(value):
+        yield Problem(field, f"is a whole number, not {value!r:.80}")
     if option.name in card.facts.get("positive", ()) and _number(value) and value <= 0:
         yield Problem(field, f"is greater than 0, not {value!r:.80}")
 

@@ -6,6 +6,7 @@ library stays the source: a class goes from here when a release no longer needs 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -60,9 +61,31 @@ class NCALoss(losses.NCALoss):  # type: ignore[misc]
         return found if len(found["loss"]["losses"]) else dict(self.zero_losses())
 
 
+class SmoothAPLoss(losses.SmoothAPLoss):  # type: ignore[misc]
+    """Takes a batch for a matrix of equally large classes, in order: sorted here. A batch with
+    unequal ones (ValueError there) says nothing: zero. Class-balanced batches have none."""
+
+    def compute_loss(
+        self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, *rest: Any
+    ) -> dict[str, Any]:
+        if labels is None:
+            raise ValueError("SmoothAPLoss needs labels")
+        sizes = torch.unique(labels, return_counts=True)[1]
+        if len(torch.unique(sizes)) > 1:
+            return dict(self.zero_losses())
+        order = labels.argsort(stable=True)
+        items, labels = embeddings[order], labels[order]
+        if indices_tuple is not None:  # positions before sorting → after it
+            place = order.argsort()
+            indices_tuple = tuple(place[part] for part in indices_tuple)
+        return dict(super().compute_loss(items, labels, indices_tuple, items, labels))
+
+
 class DynamicSoftMarginLoss(losses.DynamicSoftMarginLoss):  # type: ignore[misc]
     """The histogram is state, so it is a buffer (saved and resumed) and keeps no graph from
     step to step; differences beyond the last bin count into it (index error)."""
+
+    hist_: Tensor
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -75,12 +98,38 @@ class DynamicSoftMarginLoss(losses.DynamicSoftMarginLoss):  # type: ignore[misc]
         last = self.min_val + self.delta * (self.num_bins - 1) - 1e-6
         return data.clamp(self.min_val, last)
 
+    def compute_loss(self, *batch: Any) -> dict[str, Any]:
+        found = dict(super().compute_loss(*batch))
+        self.hist_ = self.hist_.detach()
+        return found
+
     def update_histogram(self, data: Tensor) -> None:
-        super().update_histogram(self._binned(data.detach()))
+        super().update_histogram(self._binned(data))
 
     def weigh_loss(self, data: Tensor) -> Tensor:
         bins = torch.floor((self._binned(data.detach()) - self.min_val) / self.delta).long()
         return torch.cumsum(self.hist_, 0)[bins] * data
+
+
+class _WholeMargin:
+    """The margin's binomial coefficients by integers, not by scipy on tensors (deprecated)."""
+
+    def init_margin(self) -> None:
+        self.margin: int
+        self.max_n = self.margin // 2
+        self.n_range = torch.arange(self.max_n + 1)
+        choose = [float(math.comb(self.margin, 2 * n)) for n in range(self.max_n + 1)]
+        self.margin_choose_n = torch.tensor(choose)
+        self.cos_powers = self.margin - 2 * self.n_range
+        self.alternating = (-1) ** self.n_range
+
+
+class LargeMarginSoftmaxLoss(_WholeMargin, losses.LargeMarginSoftmaxLoss):  # type: ignore[misc]
+    """See _WholeMargin."""
+
+
+class SphereFaceLoss(_WholeMargin, losses.SphereFaceLoss):  # type: ignore[misc]
+    """See _WholeMargin."""
 
 
 class ManifoldLoss(losses.ManifoldLoss):  # type: ignore[misc]
