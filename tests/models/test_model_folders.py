@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,3 +217,54 @@ def test_the_hub_without_a_network_says_what_to_do() -> None:
         load_text_model(ModelSpec(name="owner/no-such-model"), artifact=None, device="cpu")
     assert raised.value.where == "owner/no-such-model"
     assert "network" in str(raised.value.hint)
+
+
+def cached(cache: Path, revision: str, commit: str, source: Path) -> None:
+    """Put a folder where a download from the hub would have put it."""
+    root = cache / "models--owner--tiny"
+    shutil.copytree(source, root / "snapshots" / commit)
+    (root / "refs").mkdir(exist_ok=True)
+    (root / "refs" / revision).write_text(commit)
+
+
+def test_hub_ids_and_revisions(tmp_path: Path) -> None:
+    """The real path of a hub id, with what a download leaves in the cache."""
+    cache = tmp_path / "hub"
+    main, other = (tiny_text_model(tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    own = Path(shutil.copytree(main, tmp_path / "own"))
+    with_module(own, "modeling_own.Own", "")
+    cached(cache, "main", "a" * 40, main)
+    cached(cache, "v2", "b" * 40, other)
+    cached(cache, "own", "c" * 40, own)
+    script = (
+        "import torch\n"
+        "from pathlib import Path\n"
+        "from luthier.errors import ModelError\n"
+        "from luthier.models.loading import load_text_model, open_text_model\n"
+        "from luthier.spec import ModelSpec\n"
+        "def load(**options):\n"
+        "    spec = ModelSpec(name='owner/tiny', options=options)\n"
+        "    return load_text_model(spec, artifact=None, device='cpu').encode(['banana'])\n"
+        f"main, other = (open_text_model(Path(p), device='cpu').encode(['banana'])\n"
+        f"               for p in ({str(main)!r}, {str(other)!r}))\n"
+        "assert (load() == main).all()\n"
+        "assert (load(revision='v2') == other).all()\n"
+        "assert (main != other).any()\n"
+        "for revision, word in (('own', 'LUTHIER_TRUST'), ('v3', 'network')):\n"
+        "    try:\n"
+        "        load(revision=revision)\n"
+        "    except ModelError as error:\n"
+        "        assert word in error.hint, error\n"
+        "    else:\n"
+        "        raise AssertionError(revision)\n"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr

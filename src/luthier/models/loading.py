@@ -43,6 +43,8 @@ _POOLING_MODES = {
     "mean_sqrt_len": "mean_sqrt_len_tokens",
 }
 
+_TRUST = "set LUTHIER_TRUST_REMOTE_CODE=1 after you have read that code"
+
 #: What transformers and sentence-transformers raise for files that are not as they should be.
 _BROKEN = (
     OSError,
@@ -114,7 +116,7 @@ def _open(located: Located, options: Mapping[str, Any], device: str) -> Sentence
         raise ModelError(
             f"wants to run code of its own: {', '.join(foreign)}",
             where=str(folder.path),
-            hint="set LUTHIER_TRUST_REMOTE_CODE=1 after you have read that code",
+            hint=_TRUST,
         )
     where = str(located.path or located.hub_id)
     model_options: dict[str, Any] = {"dtype": torch.float32}
@@ -306,6 +308,8 @@ def _failing_as_model_error(where: str, located: Located) -> Iterator[None]:
         raise
     except (*_BROKEN, SafetensorError) as error:
         first = str(error).strip().split("\n", 1)[0] or type(error).__name__
+        if "trust_remote_code" in str(error):
+            raise ModelError("wants to run code of its own", where=where, hint=_TRUST) from error
         if located.path is not None:
             raise ModelError(f"cannot be loaded ({first})", where=where) from error
         raise ModelError(
