@@ -27,10 +27,10 @@ MAY = {
     "updaters": FOUNDATION,
     "evaluation": FOUNDATION | {"data", "store"},
     "trackers": FOUNDATION,
-    "engine": PARTS | {"trackers", "testing.failpoint"},
+    "engine": PARTS,
     "runs": FOUNDATION | {"store", "backends"},
     "backends": FOUNDATION | {"runs", "store", "worker"},
-    "worker": PARTS | {"engine", "runs", "backends"},
+    "worker": PARTS | {"engine", "runs", "backends", "trackers"},
     "doors": FOUNDATION,
     "callback": FOUNDATION,
     "submit": FOUNDATION
