@@ -17,7 +17,9 @@ import sqlalchemy as sa
 from luthier.errors import DiskFull, IllegalTransition, LuthierError, MissingExtra, StoreError
 from luthier.runs.tables import HEAD
 
-_BUSY_S = 60
+#: How long a writer waits for its turn. Turns take milliseconds, unless a process is stopped
+#: in the middle of one.
+_BUSY_S = 20
 
 
 class Database:
@@ -104,7 +106,11 @@ def _meaning(text: str, where: str) -> LuthierError:
     if "disk is full" in low or "no space left" in low:
         return DiskFull("no space left for the ledger", where=where, hint="free some space")
     if "locked" in low:
-        return StoreError(f"the database stayed locked for {_BUSY_S} s", where=where)
+        return StoreError(
+            f"the database stayed locked for {_BUSY_S} s",
+            where=where,
+            hint="a stopped process may hold it: look for one in state T",
+        )
     if "malformed" in low or "not a database" in low:
         return StoreError(f"the database is damaged ({text.strip()})", where=where)
     return StoreError(f"the database failed: {text.strip()}", where=where)

@@ -182,10 +182,18 @@ class Leases:
         return [run_record(row) for row in rows]
 
     def reap(
-        self, max_crashes: int = MAX_CRASHES, causes: Mapping[int, str] | None = None
+        self,
+        max_crashes: int = MAX_CRASHES,
+        causes: Mapping[int, str] | None = None,
+        spare: Collection[int] = (),
     ) -> list[RunRecord]:
         """Take back the runs whose worker is gone: its process died on this machine, or its
-        lease ended by the database's clock. causes: what is known of a pid's death."""
+        lease ended by the database's clock. causes: what is known of a pid's death. spare:
+        pids whose death, if they are dead, somebody is about to explain.
+
+        A process of this machine that lives and yet let its lease end is stopped, or as good
+        as stopped; it is killed. It could do nothing any more but hold a lock of the database.
+        """
         query = sa.select(
             runs.c.id, runs.c.epoch, runs.c.holder, runs.c.lease_expires_at, now().label("now")
         ).where(runs.c.status == "STARTED")
@@ -193,9 +201,11 @@ class Leases:
             rows = connection.execute(query).all()
         taken = []
         for row in rows:
-            cause = _gone(row, causes or {})
+            cause = _gone(row, causes or {}, spare)
             if cause is None:
                 continue
+            if cause.by_clock:
+                process.kill(process.Process.parse(row.holder))
             with self.database.write() as connection:
                 try:
                     run = _held(connection, row.id, row.epoch)
@@ -276,11 +286,13 @@ class _Cause:
         self.text, self.by_clock, self.is_crash = text, by_clock, is_crash
 
 
-def _gone(row: Any, causes: Mapping[int, str]) -> _Cause | None:
+def _gone(row: Any, causes: Mapping[int, str], spare: Collection[int]) -> _Cause | None:
     holder = process.Process.parse(row.holder)
     if process.rebooted(holder):
         return _Cause("the machine was restarted", is_crash=False)
     if process.is_dead(holder):
+        if holder.pid in spare:
+            return None
         return _Cause(causes.get(holder.pid, "its process died"))
     if row.lease_expires_at <= row.now:
         return _Cause("its worker was not heard of until the lease ended", by_clock=True)

@@ -38,6 +38,7 @@ class Heart:
         self._interrupted_at: float | None = None
         self._beaten_at = time.monotonic()
         self._stopping = threading.Event()
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="heart", daemon=True)
         self._thread.start()
 
@@ -47,8 +48,12 @@ class Heart:
             return "cancel"
         return "interrupt" if self._interrupted_at is not None else None
 
+    def let_end(self) -> None:
+        """Keep the lease, but end this process no more: it is about to end the run itself."""
+        self._ending.set()
+
     def stop(self) -> None:
-        """Stop beating: from now on nothing ends this process but itself."""
+        """Stop beating."""
         self._stopping.set()
         self._thread.join()
 
@@ -75,6 +80,8 @@ class Heart:
             self._cancelled_at = self._cancelled_at or time.monotonic()
 
     def _lose_patience(self) -> None:
+        if self._ending.is_set():
+            return
         now = time.monotonic()
         if self._cancelled_at is not None and now - self._cancelled_at > CANCEL_GRACE_S:
             self._end(lambda: self._ledger.confirm_cancel(self._run_id, self._epoch))
@@ -85,13 +92,12 @@ class Heart:
         try:
             verb()
         except LeaseLost:
-            if not self._stopping.is_set():
-                self._leave(LOST, "the lease was lost")
+            self._leave(LOST, "the lease was lost")
             return
         self._leave(STOPPED, "the main thread did not stop in time")
 
     def _leave(self, code: int, why: str) -> None:
-        if self._stopping.is_set():
+        if self._ending.is_set():
             return  # the main thread is ending the run itself, by the fence
         print(f"leaving: {why}", file=sys.stderr, flush=True)
         os._exit(code)  # whatever the main thread is in, it must not go on

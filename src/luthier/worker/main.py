@@ -41,7 +41,7 @@ def _supervise(home: object, given: argparse.Namespace) -> int:
         max_crashes=given.max_crashes,
         engine=given.engine,
         spawn=given.spawn,
-        warm=not given.cold,
+        lean=given.lean,
         lock_descriptor=given.lock_descriptor,
     )
     if given.devices:
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{name}", type=kind, help=argparse.SUPPRESS)
     add("--engine", default="luthier.engine.run", help=argparse.SUPPRESS)
     add("--devices", help=argparse.SUPPRESS)
-    add("--cold", action="store_true", help=argparse.SUPPRESS)
+    add("--lean", action="store_true", help=argparse.SUPPRESS)
     add("--attempt", action="store_true", help=argparse.SUPPRESS)
     return parser
 

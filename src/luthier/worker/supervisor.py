@@ -20,11 +20,13 @@ from typing import NoReturn
 from luthier.errors import LeaseLost, LuthierError
 from luthier.runs.connection import Home
 from luthier.runs.leases import LEASE_S, MAX_CRASHES
-from luthier.runs.process import Process, is_dead, this_process
+from luthier.runs.process import Process, kill, this_process
 from luthier.worker.attempt import NOTHING, Terms, attempt
 from luthier.worker.devices import guessed_devices, torch_devices
 from luthier.worker.signals import Signals
 
+#: What takes seconds to import, and every run needs.
+HEAVY = ("torch", "transformers", "sentence_transformers")
 _TICK_S = 0.1
 _REFRESH_S = 5.0
 _REAP_S = 1.0
@@ -48,7 +50,7 @@ class Orders:
     max_crashes: int = MAX_CRASHES
     engine: str = "luthier.engine.run"
     spawn: bool = False
-    warm: bool = True
+    lean: bool = False  # load the engine only
     lock_descriptor: int | None = None
     devices: tuple[str, ...] | None = None  # None: those that torch finds
 
@@ -71,8 +73,7 @@ class Supervisor:
         self._worker_id = self.home.ledger.register_worker(
             this_process(), kind=kind, devices=self._devices
         )
-        if self.orders.warm:
-            self._warm_up()
+        self._warm_up()
         self._say(f"ready (devices: {', '.join(self._devices)})")
         while True:
             if {signal.SIGTERM, signal.SIGINT} & self._signals.wait(_TICK_S):
@@ -85,7 +86,7 @@ class Supervisor:
                 self._say(f"the ledger failed, trying again: {error}")
 
     def _warm_up(self) -> None:
-        for module in ("torch", "transformers", "sentence_transformers", self.orders.engine):
+        for module in (*(() if self.orders.lean else HEAVY), self.orders.engine):
             import_module(module)
         self._devices = self.orders.devices or torch_devices()
         self.home.ledger.refresh_worker(self._worker_id, self._devices)
@@ -98,7 +99,8 @@ class Supervisor:
         now = time.monotonic()
         if causes or now - self._reaped_at >= _REAP_S:
             self._reaped_at = now
-            for run in self.home.ledger.reap(self.orders.max_crashes, causes):
+            taken = self.home.ledger.reap(self.orders.max_crashes, causes, self._children)
+            for run in taken:
                 self._say(f"took back {run.name}: {run.status} {run.reason}: {run.details}")
             self._end_overdue()
         if now - self._refreshed_at >= _REFRESH_S:
@@ -198,9 +200,7 @@ class Supervisor:
 
     def _end_overdue(self) -> None:
         for run_id, epoch, holder in self.home.ledger.overdue_cancels(_CANCEL_OVERDUE_S):
-            process = Process.parse(holder)
-            if is_dead(process) is False:
-                os.kill(process.pid, signal.SIGKILL)
+            if kill(Process.parse(holder)):
                 try:
                     self.home.ledger.confirm_cancel(run_id, epoch)
                 except LeaseLost:
