@@ -1,0 +1,102 @@
+"""Real retrieval data from Debian's package descriptions: short description → long one.
+
+Built at run time from the package lists of the machine's own apt sources (their licences
+are mixed, so nothing of it is shipped). Needs apt; takes about ten seconds.
+
+    train 26,757 pairs, test 4,928 on Debian 12; a pair belongs to train, dev or test by a
+    hash of its package's name, so the split is the same everywhere
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+_LEFT_OUT = {"debug", "metapackages", "tasks", "oldlibs"}
+
+
+def build(folder: Path) -> Path:
+    """Write ``debian.jsonl`` (query, doc, split) into a folder, once; its path."""
+    file = folder / "debian.jsonl"
+    if file.exists():
+        return file
+    lists = folder.resolve() / "apt-lists"  # apt takes absolute paths only
+    (lists / "partial").mkdir(parents=True, exist_ok=True)
+    options = [
+        f"-oDir::State::Lists={lists}",
+        "-oAcquire::Languages=en",
+        "-oDir::Cache::pkgcache=",
+        "-oDir::Cache::srcpkgcache=",
+    ]
+    subprocess.run(["apt-get", *options, "-qq", "update"], check=True)
+    rows = list(_rows(lists))
+    aside = file.with_suffix(".aside")
+    aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    aside.rename(file)
+    return file
+
+
+def _rows(lists: Path) -> Iterator[dict[str, str]]:
+    texts = {
+        (entry["Package"], entry["Description-md5"]): entry["Description-en"].partition("\n")
+        for entry in _stanzas(_only(lists, "_main_i18n_Translation-en"))
+        if "Description-en" in entry
+    }
+    packages = {}
+    for entry in _stanzas(_only(lists, "_main_binary-amd64_Packages")):
+        if (entry["Package"], entry.get("Description-md5")) in texts:
+            packages.setdefault(entry["Package"], entry)
+    seen: set[tuple[str, str]] = set()
+    for name in sorted(packages):
+        entry = packages[name]
+        short, _, long = texts[name, entry["Description-md5"]]
+        query, doc = short.strip(), _clean(long)
+        if entry.get("Section") in _LEFT_OUT or len(doc.split()) < 15 or len(query.split()) < 2:
+            continue
+        source = entry.get("Source", name).split(" ")[0]
+        keys = {("source", source), ("doc", doc), ("query", query.lower())}
+        if seen & keys:  # one a source package, and no text twice
+            continue
+        seen |= keys
+        yield {"query": query, "doc": doc, "split": _split(name)}
+
+
+def _split(name: str) -> str:
+    share = int(hashlib.sha256(f"s1{name}".encode()).hexdigest()[:8], 16) / 2**32
+    return "test" if share < 0.15 else "dev" if share < 0.18 else "train"
+
+
+def _clean(long: str) -> str:
+    paragraphs = re.split(r"\n\.\n|\n \.\n", long)
+    text = " ".join(" ".join(line.strip() for line in p.split("\n")) for p in paragraphs)
+    return re.sub(r"\s+", " ", text.replace(" . ", " ")).strip()
+
+
+def _only(lists: Path, part: str) -> str:
+    found = [p for p in lists.glob(f"*bookworm{part}*") if "security" not in p.name]
+    if not found:
+        raise SystemExit(f"apt has no list *bookworm{part}; this data is that of Debian 12")
+    command = ["/usr/lib/apt/apt-helper", "cat-file", str(found[0])]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.decode()
+
+
+def _stanzas(text: str) -> Iterator[dict[str, str]]:
+    for stanza in text.split("\n\n"):
+        entry: dict[str, str] = {}
+        key = ""
+        for line in stanza.split("\n"):
+            if line.startswith(" "):
+                entry[key] += "\n" + line[1:]
+            elif line:
+                key, _, value = line.partition(":")
+                entry[key] = value.strip()
+        if entry:
+            yield entry
+
+
+if __name__ == "__main__":
+    print(build(Path(".luthier/benchmarks")))
