@@ -205,7 +205,7 @@ def measured() -> dict[str, Any]:
 
 
 def text() -> str:
-    return json.dumps(measured(), indent=1, sort_keys=True) + "\n"
+    return json.dumps(measured(), indent=1) + "\n"
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ def deal(kinds: npt.NDArray[np.integer], layers: Sequence[int], key: tuple[objec
     has more positions than there are batches.
 
     >>> deal(np.array([7, 7, 8, 8, 9]), [2, 2, 2], ("doc",)).tolist()
-    [0, 1, 1, 0, 0]
+    [1, 0, 0, 1, 1]
     """
     n = len(kinds)
     batches = np.full(n, -1, dtype=np.int64)
