@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -88,7 +89,8 @@ def _told(report: Report) -> list[Any]:
 
 def _next(found: Run, home: Home) -> list[tuple[str, str]]:
     """Commands to be pasted, each with its meaning."""
-    at = "" if home.place == type(home)().place else f" --home {shlex.quote(home.place)}"
+    usual = str(Path(os.environ.get("LUTHIER_HOME") or "~/.luthier").expanduser().absolute())
+    at = "" if home.place == usual else f" --home {shlex.quote(home.place)}"
     train, test = (shlex.quote(str(home.path / "demo" / f"{n}.csv")) for n in ("train", "eval"))
     again = (
         f"fit --model {RECIPE['model']} --model-artifact {found.artifact_id[:12]} "

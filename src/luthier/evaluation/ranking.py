@@ -175,10 +175,11 @@ def _dot(q: Floats, d: Floats) -> Block:
 
 def _euclidean(q: Floats, d: Floats) -> Block:
     """Negative squared distances. Centring changes no distance and saves digits."""
+    longest = float(np.linalg.norm(d, axis=1).max(initial=0))
+    sizes = (np.linalg.norm(q, axis=1) + longest) ** 2  # of the vectors as the model gave them
     centre = d.mean(axis=0) if len(d) else 0.0
     q, d = q - centre, d - centre
     q2, d2 = (q * q).sum(axis=1), (d * d).sum(axis=1)
-    sizes = (np.sqrt(q2) + np.sqrt(d2.max(initial=0))) ** 2
 
     def block(start: int, stop: int) -> tuple[Floats, Floats]:
         return 2 * (q[start:stop] @ d.T) - q2[start:stop, None] - d2, sizes[start:stop]
