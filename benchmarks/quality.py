@@ -150,7 +150,7 @@ def main() -> None:
     given.data.mkdir(parents=True, exist_ok=True)
     train, test = task(given.data, given.seed)
     found = evaluation(test)
-    sides = {name: side for name, side in (("ours", ours), ("theirs", theirs))}
+    sides = {"ours": ours, "theirs": theirs}
     if given.only:
         sides = {given.only: sides[given.only]}
     with tempfile.TemporaryDirectory() as scratch:
@@ -161,8 +161,9 @@ def main() -> None:
     for name, (result, seconds) in measured.items():
         shown = intervals(result)
         cells = "  ".join(
-            f"{metric} {shown[metric].value:.3f} [{shown[metric].low:.3f}, {shown[metric].high:.3f}]"
-            for metric in ("ndcg_at_k", "reciprocal_rank", "hit_at_k")
+            f"{metric} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+            for metric, found in shown.items()
+            if metric in ("ndcg_at_k", "reciprocal_rank", "hit_at_k")
         )
         print(f"{name:8} {cells}  {seconds:.0f} s")
     if len(sides) == 2:
