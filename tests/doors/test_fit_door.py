@@ -70,13 +70,39 @@ def test_every_word_of_the_signature_is_accounted_for() -> None:
 
 def test_the_signature_is_the_references() -> None:
     """Finetuner 0.8.1, in order, with its defaults (but for device, which is auto here)."""
-    theirs = (
-        "model train_data eval_data val_split model_artifact run_name description "
-        "experiment_name model_options loss miner miner_options optimizer "
-        "optimizer_options learning_rate epochs batch_size callbacks scheduler "
-        "scheduler_options freeze output_dim device num_workers to_onnx csv_options public "
-        "num_items_per_class sampler loss_optimizer loss_optimizer_options"
-    ).split()  # noqa: SIM905
+    theirs = [
+        "model",
+        "train_data",
+        "eval_data",
+        "val_split",
+        "model_artifact",
+        "run_name",
+        "description",
+        "experiment_name",
+        "model_options",
+        "loss",
+        "miner",
+        "miner_options",
+        "optimizer",
+        "optimizer_options",
+        "learning_rate",
+        "epochs",
+        "batch_size",
+        "callbacks",
+        "scheduler",
+        "scheduler_options",
+        "freeze",
+        "output_dim",
+        "device",
+        "num_workers",
+        "to_onnx",
+        "csv_options",
+        "public",
+        "num_items_per_class",
+        "sampler",
+        "loss_optimizer",
+        "loss_optimizer_options",
+    ]
     parameters = inspect.signature(luthier.fit).parameters
     ours = [name for name in parameters if name in theirs]
     assert ours == theirs
