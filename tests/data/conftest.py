@@ -15,7 +15,7 @@ from luthier.spec import CSVOptions
 class Desk:
     """A folder and a cache."""
 
-    as_rows = staticmethod(lambda dataset: as_rows(dataset))
+    as_rows = staticmethod(lambda dataset: as_rows(dataset))  # noqa: PLW0108 (defined below)
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.cache = folder, folder / "cache"

@@ -88,9 +88,7 @@ class Dataset:
         """The texts of some rows, in their order. Raises IndexError outside the dataset."""
         wanted = self._places(np.asarray(rows, dtype=np.int64))
         column = self._column(role)
-        ends = self._ends[role]
-        chunks = np.searchsorted(ends, wanted, side="right")
-        within = wanted - np.concatenate([[0], ends])[chunks]
+        chunks, within = self._in_chunks(role, wanted)
         if len(wanted) <= _FEW:
             places = zip(chunks.tolist(), within.tolist(), strict=True)
             return [column.chunk(c)[i].as_py() for c, i in places]
@@ -125,6 +123,24 @@ class Dataset:
             return cast(Sequence[pa.Array], column.chunks)
         return _Picked(self, role)
 
+    def slice_of(self, role: str, start: int, stop: int) -> pa.Array:
+        """The texts of consecutive rows as one Arrow array."""
+        rows = np.arange(start, min(stop, len(self)))
+        column = self._column(role)
+        chunks, within = self._in_chunks(role, self._places(rows))
+        if (np.diff(chunks) < 0).any():
+            return pa.array(self.texts(role, rows), pa.string())
+        parts = np.split(np.arange(len(chunks)), np.flatnonzero(np.diff(chunks)) + 1)
+        return pa.concat_arrays(
+            [column.chunk(int(chunks[p[0]])).take(pa.array(within[p])) for p in parts if len(p)]
+        )
+
+    def _in_chunks(self, role: str, places: Rows) -> tuple[Rows, Rows]:
+        """For places in the table: the number of the chunk, and the place within it."""
+        ends = self._ends[role]
+        chunks = np.searchsorted(ends, places, side="right")
+        return chunks, places - np.concatenate([[0], ends])[chunks]
+
     def _column(self, role: str) -> pa.ChunkedArray:
         if role not in self._ends:
             known = self._base.column_names
@@ -158,8 +174,7 @@ class _Picked(Sequence[pa.Array]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         start = index * self._ROWS
-        rows = np.arange(start, min(start + self._ROWS, len(self._dataset)))
-        return pa.array(self._dataset.texts(self._role, rows), pa.string())
+        return self._dataset.slice_of(self._role, start, start + self._ROWS)
 
 
 def _ends(column: pa.ChunkedArray) -> Rows:

@@ -88,6 +88,8 @@ class Document:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Document:
         """The document that ``to_dict`` described. Raises DataError for unknown fields."""
+        if not isinstance(data, Mapping):
+            raise DataError(f"expected an object, found {type(data).__name__}")
         for name in data:
             if name not in _FIELDS:
                 raise DataError(f"a document has no field '{name}'", hint=nearest(name, _FIELDS))

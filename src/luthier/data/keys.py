@@ -1,9 +1,9 @@
 """Numbers for texts, so that equal texts are found without holding Python strings.
 
 A key is 64 bits of a hash made for spread, not against attack: words of eight bytes, each
-mixed in with the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014). Among ten
-million texts the chance that any two share a key is about 3e-6; where that would change what
-is learned, two keys with different seeds are used (a chance of about 1e-25).
+mixed in with the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014). Two different
+texts of a million share a key with a chance of 3e-8, of twenty million with 1e-5; they are then
+taken for one.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Keys = npt.NDArray[np.uint64]
 _WORD = 8
 
 
-def text_keys(dataset: Dataset, role: str, seed: int = 0) -> Keys:
+def text_keys(dataset: Dataset, role: str) -> Keys:
     """[n] uint64: a key for each text of a role."""
     found = np.empty(len(dataset), dtype=np.uint64)
     start = 0
     for chunk in dataset.chunks(role):
-        found[start : start + len(chunk)] = array_keys(chunk, seed)
+        found[start : start + len(chunk)] = array_keys(chunk)
         start += len(chunk)
     return found
 
 
-def array_keys(values: pa.Array, seed: int = 0) -> Keys:
+def array_keys(values: pa.Array) -> Keys:
     """[n] uint64: a key for each text of an Arrow string array."""
     _, offsets_buffer, data = values.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int32)[values.offset :][: len(values) + 1]
@@ -42,7 +42,7 @@ def array_keys(values: pa.Array, seed: int = 0) -> Keys:
         padded[:size] = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]]
     # the eight bytes that begin at every byte, without a copy
     words = np.ndarray((size + 1,), dtype="<u8", buffer=padded.data, strides=(1,))
-    found: Keys = _mix(length.astype(np.uint64) + _mix(np.array([seed + 1], dtype=np.uint64)))
+    found: Keys = _mix(length.astype(np.uint64) + np.uint64(1))
     active = np.flatnonzero(length > 0)
     position = 0
     while len(active):
@@ -61,25 +61,17 @@ def _mix(value: Any) -> Any:
     return value ^ (value >> np.uint64(31))
 
 
-def numbered(keys: list[tuple[Keys, Keys]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Numbers for the distinct texts behind some pairs of keys, in order of first appearance.
+def numbered(keys: Keys) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Numbers for the distinct texts behind some keys, in no particular order.
 
-    Returns, over all keys one after the other, the number of each text [n], and for each
-    number the place of its first appearance.
+    Returns the number of each text [n], and for each number the place of its first appearance.
     """
-    first = np.concatenate([k for k, _ in keys])
-    second = np.concatenate([k for _, k in keys])
-    order = np.lexsort((second, first))
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
     new = np.ones(len(order), dtype=bool)
-    sorted_first, sorted_second = first[order], second[order]
-    new[1:] = (sorted_first[1:] != sorted_first[:-1]) | (sorted_second[1:] != sorted_second[:-1])
-    del sorted_first, sorted_second
-    # lexsort is stable, so the first of a group of equals is its first appearance
-    appearance = order[new]
-    group = np.cumsum(new) - 1
-    rank = np.empty(len(appearance), dtype=np.int64)
-    by_appearance = np.argsort(appearance)
-    rank[by_appearance] = np.arange(len(appearance))
-    numbers = np.empty(len(order), dtype=np.int64)
-    numbers[order] = rank[group]
-    return numbers, appearance[by_appearance]
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    del ordered
+    numbers = np.empty(len(order), dtype=np.int32)
+    numbers[order] = np.cumsum(new, dtype=np.int32) - 1
+    # the sort is stable, so the first of a group of equals is its first appearance
+    return numbers, order[new]

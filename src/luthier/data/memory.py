@@ -64,7 +64,7 @@ def _batches(data: Any) -> Iterator[pa.RecordBatch]:
 
 
 def _datasets_tables(data: Any) -> Iterator[pa.Table]:
-    if not hasattr(data, "with_format"):
+    if not hasattr(data, "iter"):
         kind = type(data).__name__
         hint = "give one split of it: data['train']"
         raise DataError(f"cannot train on a datasets.{kind}", hint=hint)

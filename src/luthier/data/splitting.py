@@ -38,7 +38,7 @@ def _by_component(
 ) -> npt.NDArray[np.bool_]:
     texts, appearance = distinct_texts(dataset, dataset.roles)
     edges = [(texts[0], other) for other in texts[1:]]
-    component = components(edges, len(appearance))[texts[0]]
+    component = components(edges, appearance)[texts[0]]
     sizes = np.bincount(component)
     wanted = max(1, round(len(dataset) * share))
     chosen = _fill(sizes, wanted, random)
