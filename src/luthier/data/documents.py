@@ -202,13 +202,16 @@ def _document(item: object) -> Document:
 
 def is_documents(data: object) -> bool:
     """Whether this is an array of documents, of ours or of any version of docarray."""
-    if isinstance(data, DocumentArray) or type(data).__module__.partition(".")[0] == "docarray":
+    if isinstance(data, DocumentArray) or _of_docarray(data):
         return True
-    return isinstance(data, list) and bool(data) and _is_document(data[0])
+    if not isinstance(data, list) or not data:
+        return False
+    return isinstance(data[0], Document) or _of_docarray(data[0])
 
 
-def _is_document(item: object) -> bool:
-    return isinstance(item, Document) or type(item).__module__.partition(".")[0] == "docarray"
+def _of_docarray(item: object) -> bool:
+    """Told by its classes' modules, so that docarray need not be imported."""
+    return any(base.__module__.partition(".")[0] == "docarray" for base in type(item).__mro__)
 
 
 def rows(data: Iterable[Any]) -> list[dict[str, Any]]:
