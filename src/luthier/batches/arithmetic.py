@@ -41,7 +41,7 @@ def derive(*parts: object) -> int:
 
 def numbers(key: int, indices: Rows | int) -> Keys:
     """Random 64-bit words for these indices (an int: 0 … n - 1), distinct for distinct ones."""
-    if isinstance(indices, int):
+    if not isinstance(indices, np.ndarray):
         indices = np.arange(indices, dtype=np.int64)
     return mix((indices.astype(np.uint64) + np.uint64(1)) * _GOLDEN + np.uint64(key))
 
