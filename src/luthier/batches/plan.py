@@ -109,7 +109,7 @@ def _class_plan(
     if (objective.sampler if sampler == "auto" else sampler) == "random":
         return notes
     labels = dataset.array("label")
-    num_classes = len(np.unique(labels))
+    num_classes = int(np.count_nonzero(np.bincount(labels)))
     contrast = objective.sampler == "class"
     shape = choose_shape(batch_size, k, num_classes, contrast) if num_classes > 1 else None
     if shape is not None:
