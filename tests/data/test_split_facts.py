@@ -82,7 +82,7 @@ def test_labelled_data_is_split_within_its_classes(
     try:
         train, held_out = split(data, share, seed)
     except DataError as error:
-        assert max(sizes) < 3 or sum(sizes) * share < 2
+        assert max(sizes) < 3 or sum(sizes) * share < 1
         assert "too small" in error.message
         return
     assert not texts_of(train) & texts_of(held_out)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from luthier.data.columns import VALUE_ROLES
 from luthier.data.dataset import Dataset
-from luthier.data.keys import Keys, text_keys
+from luthier.data.keys import Keys, distinct, text_keys
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -40,9 +40,12 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def overlap(train: Dataset, held_out: Dataset) -> int:
     """How many distinct texts of the evaluation data also occur in the training data."""
-    seen = np.unique(np.concatenate([text_keys(train, role) for role in train.roles]))
-    asked = np.unique(np.concatenate([text_keys(held_out, role) for role in held_out.roles]))
-    return int(np.isin(asked, seen, assume_unique=True).sum())
+    seen = distinct(np.concatenate([text_keys(train, role) for role in train.roles]))
+    asked = distinct(np.concatenate([text_keys(held_out, role) for role in held_out.roles]))
+    if not len(seen):
+        return 0
+    places = np.searchsorted(seen, asked).clip(max=len(seen) - 1)
+    return int((seen[places] == asked).sum())
 
 
 def class_sizes(dataset: Dataset) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def _values(dataset: Dataset) -> dict[str, float] | None:
 
 
 def _distinct_texts(keys: Sequence[Keys]) -> int:
-    return len(np.unique(np.concatenate(keys)))
+    return len(distinct(np.concatenate(keys)))
 
 
 def _distinct_rows(dataset: Dataset, keys: Sequence[Keys]) -> int:
@@ -93,7 +96,7 @@ def _distinct_rows(dataset: Dataset, keys: Sequence[Keys]) -> int:
         # the odd factor makes the order of the columns count; the shift spreads high bits down
         combined = (combined ^ (combined >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
         combined = combined + column * np.uint64(0x9E3779B97F4A7C15)
-    return len(np.unique(combined))
+    return len(distinct(combined))
 
 
 def _same_text_rows(keys: Sequence[Keys]) -> int:

@@ -61,6 +61,17 @@ def _mix(value: Any) -> Any:
     return value ^ (value >> np.uint64(31))
 
 
+def distinct(keys: Keys) -> Keys:
+    """The distinct keys, sorted. The array given is sorted in place, to spare a copy.
+
+    (``np.unique`` hashes since numpy 2.3, which takes ten times as long on this much data.)
+    """
+    keys.sort()
+    new = np.ones(len(keys), dtype=bool)
+    np.not_equal(keys[1:], keys[:-1], out=new[1:])
+    return keys[new]
+
+
 def numbered(keys: Keys) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Numbers for the distinct texts behind some keys, in no particular order.
 

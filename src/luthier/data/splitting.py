@@ -7,11 +7,9 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from luthier.data.components import components, distinct_texts
+from luthier.data.components import Places, components, distinct_texts
 from luthier.data.dataset import Dataset
 from luthier.errors import DataError
-
-Ints = npt.NDArray[np.int64]
 
 
 def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -55,7 +53,7 @@ def _by_component(
     return inside[component]
 
 
-def _fill(sizes: Ints, wanted: int, random: np.random.Generator) -> Ints:
+def _fill(sizes: Places, wanted: int, random: np.random.Generator) -> Places:
     """Groups drawn at random, each taken if it still fits; where none fits, the smallest."""
     order = random.permutation(len(sizes))
     total = np.cumsum(sizes[order])
@@ -93,16 +91,18 @@ def _by_class(dataset: Dataset, share: float, random: np.random.Generator) -> np
     return held_out
 
 
-def _quotas(sizes: Ints, share: float, random: np.random.Generator) -> Ints:
+def _quotas(sizes: Places, share: float, random: np.random.Generator) -> Places:
     """Items to take of each class: twos, so that none is alone; one at least stays.
 
-    The classes are passed in random order and the running total is kept near the share, so
-    that small classes, of which the share is less than two, are taken now and then.
+    The classes of three and more are passed in random order and the running total is kept near
+    the share, so that small classes, of which the share is less than two, are taken now and
+    then. Where that takes nothing but one item or more is due, the largest class gives two.
     """
-    order = random.permutation(len(sizes))
+    quota = np.zeros(len(sizes), dtype=np.int64)
+    order = random.permutation(np.flatnonzero(sizes >= 3))
     total = np.cumsum(sizes[order] * share) + random.random() * 2
-    twos = np.diff(np.floor(total / 2), prepend=0.0)
-    quota = np.empty(len(sizes), dtype=np.int64)
-    quota[order] = (2 * twos).astype(np.int64)
-    most = np.where(sizes >= 3, sizes - 1, 0)
-    return np.minimum(quota, most)
+    quota[order] = 2 * np.diff(np.floor(total / 2), prepend=0.0).astype(np.int64)
+    quota = np.minimum(quota, np.maximum(sizes - 1, 0))
+    if not quota.any() and len(order) and sizes.sum() * share >= 1:
+        quota[np.argmax(sizes)] = 2
+    return quota
