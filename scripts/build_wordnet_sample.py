@@ -19,7 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent / "src" / "luthier" / "demo"
-PARTS = {"noun": "noun", "verb": "verb", "adj": "adjective", "adv": "adverb"}
+PARTS = ("noun", "verb", "adj", "adv")
+#: Subjects by number: lexnames(5WN).
+SUBJECTS = (
+    "adj.all", "adj.pert", "adv.all", "noun.Tops", "noun.act", "noun.animal", "noun.artifact",
+    "noun.attribute", "noun.body", "noun.cognition", "noun.communication", "noun.event",
+    "noun.feeling", "noun.food", "noun.group", "noun.location", "noun.motive", "noun.object",
+    "noun.person", "noun.phenomenon", "noun.plant", "noun.possession", "noun.process",
+    "noun.quantity", "noun.relation", "noun.shape", "noun.state", "noun.substance",
+    "noun.time", "verb.body", "verb.change", "verb.cognition", "verb.communication",
+    "verb.competition", "verb.consumption", "verb.contact", "verb.creation", "verb.emotion",
+    "verb.motion", "verb.perception", "verb.possession", "verb.social", "verb.stative",
+    "verb.weather", "adj.ppl",
+)  # fmt: skip
 EVAL_ROWS = 1_200
 TRAIN_ROWS = 3_840  # 120 steps of 32
 WORDS_OF_A_DEFINITION = range(4, 19)
@@ -27,10 +39,11 @@ WORDS_OF_A_DEFINITION = range(4, 19)
 
 @dataclass(frozen=True)
 class Synset:
-    """A meaning: its place in the files, the words for it, and its definition."""
+    """A meaning: its place in the files, its subject, the words for it, its definition."""
 
     offset: str
     part: str
+    subject: str
     words: tuple[str, ...]
     definition: str
 
@@ -46,7 +59,8 @@ def synsets(folder: Path, part: str) -> Iterator[Synset]:
         words = (re.sub(r"\(\w+\)$", "", fields[4 + 2 * i]) for i in range(count))
         parts = (piece.strip() for piece in gloss.strip().split("; "))
         definition = "; ".join(piece for piece in parts if not piece.startswith('"'))
-        yield Synset(fields[0], part, tuple(w.replace("_", " ") for w in words), definition)
+        named = tuple(word.replace("_", " ") for word in words)
+        yield Synset(fields[0], part, SUBJECTS[int(fields[1])], named, definition)
 
 
 def first_senses(folder: Path, part: str) -> dict[str, str]:
@@ -106,6 +120,7 @@ def main() -> None:
                 "split": "eval" if i < EVAL_ROWS else "train",
                 "definition": synset.definition,
                 "words": ", ".join(synset.words),
+                "subject": synset.subject,
             }
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     lines = (given.wordnet / "data.noun").read_text(encoding="utf-8").splitlines()

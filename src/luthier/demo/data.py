@@ -19,23 +19,33 @@ def train_and_eval(folder: Path) -> tuple[Path, Path]:
     """Write train.csv and eval.csv (query: a definition, document: its words) and their
     licence into ``folder``; returns their paths. Files that are already right stay as they
     are."""
+    return _written(folder, "", ("query", "document"), ("definition", "words"))
+
+
+def labelled_train_and_eval(folder: Path) -> tuple[Path, Path]:
+    """The same definitions with one of 45 subjects each (noun.food, verb.motion, …):
+    labelled-train.csv and labelled-eval.csv with the columns text and label."""
+    return _written(folder, "labelled-", ("text", "label"), ("definition", "subject"))
+
+
+def _written(
+    folder: Path, prefix: str, header: tuple[str, str], fields: tuple[str, str]
+) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[tuple[str, str]]] = {"train": [], "eval": []}
+    found: dict[str, list[tuple[str, ...]]] = {"train": [header], "eval": [header]}
     for line in _shipped(SAMPLE).splitlines():
         row = json.loads(line)
-        rows[row["split"]].append((row["definition"], row["words"]))
-    paths = {split: folder / f"{split}.csv" for split in rows}
-    for split, pairs in rows.items():
-        _write(paths[split], _as_csv(pairs))
+        found[row["split"]].append(tuple(row[field] for field in fields))
+    paths = {split: folder / f"{prefix}{split}.csv" for split in found}
+    for split, rows in found.items():
+        _write(paths[split], _as_csv(rows))
     _write(folder / "wordnet-LICENSE.txt", _shipped("wordnet-LICENSE.txt"))
     return paths["train"], paths["eval"]
 
 
-def _as_csv(pairs: list[tuple[str, str]]) -> str:
+def _as_csv(rows: list[tuple[str, ...]]) -> str:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("query", "document"))
-    writer.writerows(pairs)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
