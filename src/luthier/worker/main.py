@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     SIGTERM and SIGINT stop it within five seconds: runs at work are saved and given back.
     """
     given = _parser().parse_args(argv)
+    # Read when torch loads OpenMP. Its threads spin while they wait, by default, and where
+    # others want the cores too they then mostly spin: a step took ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from luthier.runs.connection import Home
 
     try:
