@@ -194,7 +194,7 @@ def test_empty_and_missing_files(desk: Any, tmp_path: Path) -> None:
 def test_one_long_line_does_not_fill_the_memory(desk: Any) -> None:
     path = desk.folder / "long.csv"
     with open(path, "wb") as file:
-        file.truncate(1 << 30)  # a gibibyte of NUL bytes that takes no room on the disk
+        file.truncate(1 << 30)  # NUL bytes that take no room on the disk
     reads = []
 
     class Counted(csv_reader.CSVReader):

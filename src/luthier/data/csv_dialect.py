@@ -115,8 +115,10 @@ def _listed(trials: list[_Trial]) -> str:
 
 
 def _no_separator(trials: list[_Trial], file: str) -> DataError:
+    if not trials[0].rows:
+        hint = "is this a text file with line ends?"
+        return DataError("the first row does not end", file=file, row=1, hint=hint)
     best = max(trials, key=lambda trial: trial.share if trial.width >= 2 else 0)
-    rows = trials[0].rows
     for row in best.rows:
         if row.fault:
             return DataError(
@@ -126,6 +128,6 @@ def _no_separator(trials: list[_Trial], file: str) -> DataError:
     return DataError(
         "no separator of cells found: no comma, tab, semicolon or vertical bar gives "
         "every row the same number of cells, two or more",
-        file=file, row=rows[0].line if rows else None,
+        file=file, row=trials[0].rows[0].line,
         hint='a text that holds a comma is written in quotes: "red, ripe apple",fruit',
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from luthier.data.columns import VALUE_ROLES
 from luthier.data.dataset import Dataset
-from luthier.data.keys import Keys, distinct, text_keys
+from luthier.data.keys import Keys, count_distinct, distinct, text_keys
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _values(dataset: Dataset) -> dict[str, float] | None:
 
 
 def _distinct_texts(keys: Sequence[Keys]) -> int:
-    return len(distinct(np.concatenate(keys)))
+    return count_distinct(np.concatenate(keys))
 
 
 def _distinct_rows(dataset: Dataset, keys: Sequence[Keys]) -> int:
@@ -96,7 +96,7 @@ def _distinct_rows(dataset: Dataset, keys: Sequence[Keys]) -> int:
         # the odd factor makes the order of the columns count; the shift spreads high bits down
         combined = (combined ^ (combined >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
         combined = combined + column * np.uint64(0x9E3779B97F4A7C15)
-    return len(distinct(combined))
+    return count_distinct(combined)
 
 
 def _same_text_rows(keys: Sequence[Keys]) -> int:

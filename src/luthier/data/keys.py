@@ -72,6 +72,12 @@ def distinct(keys: Keys) -> Keys:
     return keys[new]
 
 
+def count_distinct(keys: Keys) -> int:
+    """How many distinct keys there are. The array given is sorted in place."""
+    keys.sort()
+    return int(np.count_nonzero(keys[1:] != keys[:-1])) + bool(len(keys))
+
+
 def numbered(keys: Keys) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Numbers for the distinct texts behind some keys, in no particular order.
 
