@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from luthier.errors import DataError
-from luthier.evaluation.bm25 import K1, B, _Weights, bm25_evaluation, words
+from luthier.evaluation.bm25 import _Weights, bm25_evaluation, words
 from luthier.evaluation.ranking import Relevance
 from luthier.evaluation.sets import RetrievalSet, ScoredSet
 
@@ -26,7 +26,7 @@ def oracle(query, documents):
                 continue
             idf = math.log(1 + (len(bags) - df + 0.5) / (df + 0.5))
             tf = bag.count(word)
-            score += idf * tf / (tf + K1 * (1 - B + B * len(bag) / mean))
+            score += idf * tf / (tf + 1.5 * (1 - 0.75 + 0.75 * len(bag) / mean))
         scores.append(score)
     return scores
 
