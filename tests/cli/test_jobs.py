@@ -75,6 +75,8 @@ def test_an_unknown_flag_suggests_the_nearest(luthier):
         ("model: m\ntrain_data: x\nloss_options: 5\n", "loss_options"),
         ("model: m\ntrain_data: x\nepochs: 1\nnum_train_epochs: 2\n", "num_train_epochs"),
         ("model: m\ntrain_data: x\nrun_name: 5\n", "run_name"),
+        ("model: m\ntrain_data: x.csv\nmodel_artifact: 5\n", "artifact"),
+        ("model: {name: m, artifact: true}\n", "artifact"),
         ("model: m\ntrain_data: x\ntask: dancing\n", "task"),
         ("model: {name: m}\ndata: {train: 5}\n", "train"),
         ("model: {name: m}\n", "data"),
@@ -82,6 +84,7 @@ def test_an_unknown_flag_suggests_the_nearest(luthier):
 )
 def test_what_is_missing_or_of_the_wrong_kind_is_named(luthier, tmp_path, text, field):
     file = tmp_path / "job.yaml"
+    (tmp_path / "x.csv").write_text("anchor,positive\na,b\n")
     file.write_text(text)
     said = luthier("validate", file, "--json")
     assert said.code == 2, said

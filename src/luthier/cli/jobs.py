@@ -114,6 +114,9 @@ def _nested(data: dict[str, Any], words: Mapping[str, Any], place: Place) -> Job
         for word in ("train", "eval"):
             if word in data["data"]:
                 data["data"][word] = _located(data["data"][word], place)
+    model = data.get("model")
+    if isinstance(model, dict):
+        data["model"] = model | {"artifact": _artifact(model.get("artifact"), place)}
     data["callbacks"] = _callbacks(data.get("callbacks"), place)
     return parse_spec(data)
 
@@ -147,8 +150,7 @@ def _flat(data: dict[str, Any], flags: Mapping[str, Any], place: Place) -> JobSp
         if words.get(name) is not None:
             words[name] = _located(words[name], place)
     words["callbacks"] = _callbacks(words.get("callbacks"), place)
-    if words.get("model_artifact"):
-        words["model_artifact"] = place.store.find(words["model_artifact"])
+    words["model_artifact"] = _artifact(words.get("model_artifact"), place)
     return fit_spec(**words)
 
 
@@ -163,6 +165,15 @@ def _located(value: Any, place: Place) -> Any:
     if not isinstance(value, str):
         raise SpecError([Problem("train_data", f"is a path or a URL, not {value!r}")])
     return to_source(value, place)
+
+
+def _artifact(value: Any, place: Place) -> str | None:
+    """The whole id of an artifact that was named by its first digits. Raises NotFound."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise SpecError([Problem("model_artifact", f"is the id of an artifact, not {value!r}")])
+    return place.store.find(value)
 
 
 def _callbacks(items: Any, place: Place) -> list[Any]:
