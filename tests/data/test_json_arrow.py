@@ -116,6 +116,7 @@ def test_bytes_that_are_no_utf8(desk: Any) -> None:
         ('[{"text": "a", "label": "b"}]\n x', 2, "follows the end"),
         ('[{"text": "a",\n "label": }]', 1, "not JSON"),
         ("[]", None, "no rows"),
+        ("[" * 100_000, 1, "nested too deeply"),
         ('[{"text": "a", "label": "b"},\n 2]', 2, "expected an object"),
     ],
 )
@@ -205,6 +206,7 @@ def test_changed_bytes_never_end_in_anything_but_a_data_error(
     path = folder / f"changed.{kind}"
     path.write_bytes(data)
     try:
+        kind = kind_of(path, "x", None)
         rows = [row for b in read(path, kind, CSVOptions(), "x").batches for row in b.to_pylist()]
     except DataError as error:
         if error.file != "x":

@@ -77,8 +77,8 @@ def _is_array(text: bytes) -> bool:
     first, _, second = text.partition(b"\n")
     try:
         row = json.loads(first)
-    except ValueError:
-        return True  # the array goes on after the first line
+    except (ValueError, RecursionError):
+        return True  # the array goes on after the first line; or is none, as its reader says
     lists_a_line = bool(row) and not isinstance(row[0], dict | list)
     return not lists_a_line and not second.lstrip().startswith(b"[")
 
