@@ -81,7 +81,8 @@ def test_a_second_call_shows_the_same_at_once(home, told):
     started = time.monotonic()
     again = tell(home)
     assert time.monotonic() - started < 10
-    assert again == told
+    assert "has done it already" in again
+    assert again.split("queries, ", 1)[1] == told.split("queries, ", 1)[1]
 
 
 def test_its_commands_encode_and_show(told):

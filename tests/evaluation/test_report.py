@@ -217,13 +217,16 @@ def test_without_evaluation_data_nothing_is_claimed(tmp_path):
 
 def test_the_terminal_form(report, tmp_path):
     with (tmp_path / "out").open("w") as sink:
-        console = Console(record=True, width=160, file=sink)
+        console = Console(record=True, width=80, file=sink)
         console.print(terminal_table(report))
         console.print(example_table(report.examples[0]))
     text = console.export_text()
     found = report.comparison
     after = found.after["ndcg_at_k"]
-    assert f"{after.value:.3f} [{after.low:.3f}, {after.high:.3f}]" in text
+    assert "nDCG@10" in text
+    assert f"{after.value:.3f}" in text
+    assert f"{after.low:.3f}–{after.high:.3f}" in text
+    assert "…" not in text  # nothing is cut at 80 columns
     assert "MAP" not in text  # one answer a query: MAP is MRR over again
     assert f"{found.counts.wins:,} wins" in text
     assert "✓ document" in text

@@ -55,9 +55,13 @@ def run(home: Home, console: Console) -> None:
         idempotency_key=KEY,
         **RECIPE,
     )
-    if found.status()["status"] in ("FAILED", "CANCELLED"):
+    status = found.status()["status"]
+    if status in ("FAILED", "CANCELLED"):
         found.retry()
-    _show(found.wait(), home, console)
+    if status == "FINISHED":
+        when = f"{found.created_at.astimezone():%d %B, %H:%M}"
+        console.print(f"Run {found.name} of {when} has done it already.", highlight=False)
+    _show(found.wait(progress=status != "FINISHED"), home, console)
 
 
 def _show(found: Run, home: Home, console: Console) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from luthier.evaluation.significance import Comparison
 
 #: The page has all metrics, the terminal the first of them.
-_LINES = 6
+_LINES = 5
 _COLOUR = {"better": "green", "worse": "red", "no clear difference": "yellow"}
 
 
@@ -35,7 +35,7 @@ def terminal_table(report: Report) -> Group:
         table.add_column(name, justify="right", no_wrap=True)
     for metric in _distinct(found):
         cells = [_cell(found.before[metric]), _cell(found.after[metric])]
-        cells.append(_cell(found.difference[metric], "+"))
+        cells.append(_change(found.difference[metric]))
         if report.bm25:
             cells.append(_cell(report.bm25[metric]))
         style = "bold" if metric == found.main else ""
@@ -53,7 +53,7 @@ def example_table(example: Example, results: int = 5) -> Table:
     from rich.text import Text
 
     title = Text.assemble((example.query, "bold"), (f"  {example.why}", "dim"))
-    table = Table(title=title, title_justify="left", expand=False)
+    table = Table(title=title, title_justify="left", expand=True)
     table.add_column("", justify="right")
     table.add_column(f"before (place {example.rank_before:,})", ratio=1)
     table.add_column(f"after (place {example.rank_after:,})", ratio=1)
@@ -91,6 +91,10 @@ def _title(report: Report) -> str:
     return ", ".join(f"{value:,} {name}" for name, value in sizes.items())
 
 
-def _cell(found: Interval, sign: str = "") -> str:
-    low, high = (f"{bound:{sign}.3f}" for bound in (found.low, found.high))
-    return f"{found.value:{sign}.3f} [dim]\\[{low}, {high}][/]"
+def _cell(found: Interval) -> str:
+    """Two lines, so that the table fits a terminal of 80 columns."""
+    return f"{found.value:.3f}\n[dim]{found.low:.3f}–{found.high:.3f}[/]"
+
+
+def _change(found: Interval) -> str:
+    return f"{found.value:+.3f}\n[dim]{found.low:+.3f} to {found.high:+.3f}[/]"
