@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier import submit as _submit
+from luthier import admission
 from luthier.callback import EvaluationCallback
 from luthier.doors.fit import fit_spec
 from luthier.runs import connection
@@ -97,9 +97,9 @@ def fit(
         words.pop(name)
     words |= words.pop("training")
     home = connection.current()
-    words["train_data"] = _submit.to_source(train_data, home)
+    words["train_data"] = admission.to_source(train_data, home)
     if eval_data is not None:
-        words["eval_data"] = _submit.to_source(eval_data, home)
+        words["eval_data"] = admission.to_source(eval_data, home)
     words["callbacks"] = [_callback(c, home) for c in callbacks or ()]
     if isinstance(model_artifact, str):
         words["model_artifact"] = home.store.find(model_artifact)
@@ -125,7 +125,7 @@ def submit(
     """Check a spec, queue it, and see to it that a worker is there. Raises as ``fit``."""
     spec = spec if isinstance(spec, JobSpec) else parse_spec(spec)
     home = connection.current()
-    _submit.refuse(preflight(spec))
+    admission.refuse(preflight(spec))
     return home.submit(
         spec,
         run_name=run_name,
@@ -141,16 +141,16 @@ def preflight(spec: JobSpec) -> list[Any]:
     Raises DataError when its data is missing or the first rows are bad.
     """
     home = connection.current()
-    form = _submit.form_of(spec.data.train, spec.data.csv, home)
+    form = admission.form_of(spec.data.train, spec.data.csv, home)
     if spec.data.eval is not None:
-        _submit.form_of(spec.data.eval, spec.data.csv, home)
-    devices = home.ledger.devices() or _submit.this_machine()
-    return _submit.check(spec, form, devices)
+        admission.form_of(spec.data.eval, spec.data.csv, home)
+    devices = home.ledger.devices() or admission.this_machine()
+    return admission.check(spec, form, devices)
 
 
 def _callback(callback: Any, home: Home) -> Any:
     if isinstance(callback, EvaluationCallback):
-        return callback.spec(lambda data: _submit.to_source(data, home))
+        return callback.spec(lambda data: admission.to_source(data, home))
     return callback
 
 

@@ -156,7 +156,7 @@ def _flat(data: dict[str, Any], flags: Mapping[str, Any], place: Place) -> JobSp
 
 def _located(value: Any, place: Place) -> Any:
     """A source with the hash of its content, when the content is a file of this machine."""
-    from luthier.submit import to_source
+    from luthier.admission import to_source
 
     if isinstance(value, Mapping) and set(value) == {"uri"}:
         value = value["uri"]

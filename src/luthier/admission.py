@@ -1,4 +1,4 @@
-"""From checked words to a queued run: what is looked at before anything is promised."""
+"""Admission: what is looked at before a run is promised, and where its data will be found."""
 
 from __future__ import annotations
 
