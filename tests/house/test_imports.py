@@ -33,17 +33,17 @@ MAY = {
     "worker": PARTS | {"engine", "runs", "backends", "trackers"},
     "doors": FOUNDATION,
     "callback": FOUNDATION,
-    "submit": FOUNDATION
+    "admission": FOUNDATION
     | {"store", "data", "models", "objectives", "runs", "doors", "callback", "engine.cards",
        "engine.control", "engine.decisions"},
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION
-    | {"api", "submit", "doors", "runs", "store", "data", "inference", "models", "worker", "demo",
+    | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker", "demo",
        "callback"},
     "demo": FOUNDATION | {"api", "runs", "data", "store", "evaluation", "cli", "inference"},
     "__main__": {"cli"},
 }  # fmt: skip
-MAY["api"] = MAY["submit"] | {"submit"}
+MAY["api"] = MAY["admission"] | {"submit"}
 MAY["testing"] = set(MAY) | PARTS | {"engine"}
 
 FILES = sorted(SOURCE.rglob("*.py"))
