@@ -178,6 +178,7 @@ def test_auto_dialect(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @FULL
 @given(made=files(), block=BLOCKS)
 def test_named_dialect_full(
@@ -187,6 +188,7 @@ def test_named_dialect_full(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @FULL
 @given(made=files())
 def test_auto_dialect_full(
