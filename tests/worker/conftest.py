@@ -26,7 +26,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
 @pytest.fixture(scope="session")
 def forks() -> Iterator[ForkServer]:
     """Forks processes in which torch is loaded already."""
-    with ForkServer(["luthier.testing.toy_engine", "luthier.worker.supervisor"]) as server:
+    with ForkServer(
+        ["luthier.testing.toy_engine", "luthier.worker.supervisor", "torch._dynamo"]
+    ) as server:
         yield server
 
 

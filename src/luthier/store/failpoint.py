@@ -13,6 +13,8 @@ import os
 VARIABLE = "LUTHIER_FAILPOINT"
 #: Writes the names that are passed to this file, one a line: how a test learns what to fail.
 TRACE = "LUTHIER_FAILPOINT_TRACE"
+#: A file that is made when a point acts; while it is there none acts any more, in any process.
+ONCE = "LUTHIER_FAILPOINT_ONCE"
 
 _passed: dict[str, int] = {}
 
@@ -28,8 +30,19 @@ def point(name: str) -> None:
         if wanted not in (name, "*"):
             continue
         count = _passed[where] = _passed.get(where, 0) + 1
-        if count == int(passage or 1):
+        if count == int(passage or 1) and _is_first():
             _act(name, action)
+
+
+def _is_first() -> bool:
+    marker = os.environ.get(ONCE)
+    if marker is None:
+        return True
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _trace(name: str) -> None:

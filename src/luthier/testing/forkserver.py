@@ -54,7 +54,9 @@ class ForkServer:
     """
 
     def __init__(
-        self, preload: Sequence[str] = ("luthier.testing.toy_engine",), source: Path | None = None
+        self,
+        preload: Sequence[str] = ("luthier.testing.toy_engine", "torch._dynamo"),
+        source: Path | None = None,
     ) -> None:
         environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "LUTHIER_WORKER": "none"}
         if source is not None:

@@ -38,11 +38,12 @@ def server(binaries: Path, folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    data = folder / "data"
+    data = str(folder / "data")
+    initdb, pg_ctl = str(binaries / "initdb"), str(binaries / "pg_ctl")
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    make = [binaries / "initdb", "-D", data, "-U", "luthier", "-A", "trust", "--no-sync"]
-    start = [binaries / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"]
-    stop = [binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop"]
+    make = [initdb, "-D", data, "-U", "luthier", "-A", "trust", "--no-sync"]
+    start = [pg_ctl, "-D", data, "-w", "-l", str(folder / "log"), "-o", options, "start"]
+    stop = [pg_ctl, "-D", data, "-m", "immediate", "stop"]
     subprocess.run(make, check=True, capture_output=True, cwd=folder, **user)
     subprocess.run(start, check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
     try:

@@ -4,6 +4,7 @@ It is what the tests of queue, worker and store run, so that a failure there is 
 job is a small network with dropout on random rows; ``model.options`` say how it shall
 misbehave: ``step_ms`` slows it down, and ``at`` is the step at which it does ``do``: raise,
 oom, exit, segfault, hang (in C, without the interpreter's lock), hold (with it) or full_disk.
+``padding_kb`` makes its bundles larger.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def run(spec: JobSpec, place: Place, tell: Listener, control: Control) -> Outcom
     """Train to ``max_steps``; goes on from the newest good checkpoint, bit for bit."""
     torch.set_num_threads(1)
     training, options = spec.training, spec.model.options
+    padding_kb = options.get("padding_kb", 0)
     data = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(training.seed))
     torch.manual_seed(training.seed)
     random.seed(training.seed)
@@ -87,7 +89,7 @@ def run(spec: JobSpec, place: Place, tell: Listener, control: Control) -> Outcom
     while len(losses) < training.max_steps:
         wish = control()
         if wish is not None:
-            _save(checkpoints / f"step-{len(losses):08d}", model, optimizer, losses)
+            _save(checkpoints / f"step-{len(losses):08d}", model, optimizer, losses, padding_kb)
             raise Cancelled if wish == "cancel" else Interrupted
         if options.get("at") == len(losses):
             _misbehave(options["do"])
@@ -95,11 +97,11 @@ def run(spec: JobSpec, place: Place, tell: Listener, control: Control) -> Outcom
         tell("step", {"step": len(losses), "steps": training.max_steps, "loss": losses[-1]})
         time.sleep(options.get("step_ms", 0) / 1000)
         if len(losses) % (training.save_steps or 1) == 0:
-            _save(checkpoints / f"step-{len(losses):08d}", model, optimizer, losses)
+            _save(checkpoints / f"step-{len(losses):08d}", model, optimizer, losses, padding_kb)
             tell("checkpoint", {"step": len(losses)})
             for old in candidates(checkpoints)[2:]:
                 _remove(old)
-    bundle = _save(place.folder / "outcome", model, optimizer, losses)
+    bundle = _save(place.folder / "outcome", model, optimizer, losses, padding_kb)
     return Outcome(bundle.path, {"loss": losses[-1] if losses else None})
 
 
@@ -124,10 +126,14 @@ def _step(model: Any, optimizer: Any, data: torch.Tensor, seed: int, step: int) 
     return float(optimizer.step(closure))
 
 
-def _save(destination: Path, model: Any, optimizer: Any, losses: list[float]) -> Bundle:
+def _save(
+    destination: Path, model: Any, optimizer: Any, losses: list[float], padding_kb: int = 0
+) -> Bundle:
     def fill(folder: Path) -> None:
         (folder / "luthier").mkdir()
         save_file(model.state_dict(), folder / "model.safetensors")
+        if padding_kb:
+            (folder / "padding").write_bytes(bytes(padding_kb * 1000))
         state = optimizer.state_dict()
         tensors = {"rng": torch.get_rng_state()}
         plain: dict[str, Any] = {"losses": losses, "numbers": {}}

@@ -27,6 +27,8 @@ from luthier.worker.signals import Signals
 
 #: What takes seconds to import, and every run needs.
 HEAVY = ("torch", "transformers", "sentence_transformers")
+#: What the first optimizer of a process imports otherwise: most of a second, once a run.
+LATE = "torch._dynamo"
 _TICK_S = 0.1
 _REFRESH_S = 5.0
 _REAP_S = 1.0
@@ -86,7 +88,7 @@ class Supervisor:
                 self._say(f"the ledger failed, trying again: {error}")
 
     def _warm_up(self) -> None:
-        for module in (*(() if self.orders.lean else HEAVY), self.orders.engine):
+        for module in (*(() if self.orders.lean else HEAVY), self.orders.engine, LATE):
             import_module(module)
         self._devices = self.orders.devices or torch_devices()
         self.home.ledger.refresh_worker(self._worker_id, self._devices)
