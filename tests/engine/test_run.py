@@ -219,3 +219,40 @@ def test_the_onnx_graph_gives_the_same_vectors(make_spec, place) -> None:
     plain = encode(get_model(outcome.folder), texts)
     graph = encode(get_model(outcome.folder, is_onnx=True), texts)
     np.testing.assert_allclose(graph, plain, rtol=1e-3, atol=1e-5)
+
+
+def test_the_artifact_carries_its_papers(make_spec, place) -> None:
+    """Spec, metrics, report and page, and a card with lineage, beside the model."""
+    from luthier.evaluation.report import read_report
+    from luthier.spec import parse_spec
+
+    spec = make_spec(val_split=0.25, max_steps=2)
+    outcome = run(spec, place)
+    ours = outcome.folder / "luthier"
+    assert parse_spec((ours / "spec.json").read_text()) == spec
+    metrics = json.loads((ours / "metrics.json").read_text())
+    assert metrics == outcome.metrics
+    assert metrics["verdict"] in ("better", "no clear difference", "worse")
+    report = read_report(ours / "report.json")
+    assert report.lineage["spec"] == spec.id
+    assert report.examples
+    assert "<html" in (ours / "report.html").read_text()
+    card = (outcome.folder / "README.md").read_text()
+    assert spec.id in card
+    assert spec.model.name in card
+
+
+def test_examples_of_a_callback_are_gathered_where_asked(make_spec, new_place, pairs_csv) -> None:
+    from luthier.evaluation.report import read_report
+
+    for gather in (True, False):
+        callback = {
+            "kind": "evaluation",
+            "query_data": {"uri": str(pairs_csv)},
+            "gather_examples": gather,
+            "limit": 5,
+        }
+        outcome = run(make_spec(max_steps=1, callbacks=[callback]), new_place(str(gather)))
+        report = read_report(outcome.folder / "luthier" / "report.json")
+        assert bool(report.examples) is gather
+        assert report.evaluation["k"] == 5

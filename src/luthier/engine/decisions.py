@@ -64,6 +64,12 @@ def problems(spec: JobSpec) -> list[Problem]:
         field = f"callbacks.{number}"
         if kinds.index(callback.kind) != number:
             found.append(Problem(field, f"a second {type(callback).__name__}"))
+        if isinstance(callback, EvaluationCallback):
+            found += [
+                Problem(f"{field}.{word}", "chooses among the encoders of a model; a text has one")
+                for word in ("model", "index_model")
+                if getattr(callback, word) is not None
+            ]
         if not isinstance(callback, EarlyStopping | BestModelCheckpoint):
             continue
         if callback.monitor in ALWAYS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from luthier.engine.read import Data, Place
 from luthier.engine.setup import Setup, checkpoints, pretrained, prune
 from luthier.engine.state import OURS, write_state
 from luthier.errors import CorruptBundle, NotFound
+from luthier.evaluation.card import model_card
 from luthier.evaluation.measure import Evaluation
 from luthier.evaluation.report import Report, build_report, write_report
 from luthier.models.loading import load_text_model
 from luthier.models.text import TextModel
+from luthier.registry import cards
 from luthier.spec import WiSEFTCallback
 from luthier.store.bundle import Bundle, open_bundle, write_bundle
 
@@ -49,6 +52,8 @@ def publish(
         after = examiner.evaluate(model)
     tell("stage", {"name": "writing the result"})
     report = _report(setup, examiner, data, before, after)
+    if examiner.callback is not None and not examiner.callback.gather_examples:
+        report = replace(report, examples=())
     metrics = _metrics(setup, before, after, report)
     tell("report", metrics)
 
@@ -65,6 +70,7 @@ def publish(
         )
         (ours / "metrics.json").write_text(json.dumps(metrics))
         write_report(ours, report)
+        (folder / "README.md").write_text(_card(setup, report), encoding="utf-8")
         if setup.spec.output.to_onnx:
             from luthier.models.onnx import export_onnx
 
@@ -154,6 +160,19 @@ def _report(
             "train data sha256": spec.data.train.sha256,
             "evaluation data": spec.data.eval.uri if spec.data.eval else None,
         },
+    )
+
+
+def _card(setup: Setup, report: Report) -> str:
+    """The model card. A catalog model's licence and languages are known; others are not."""
+    name = setup.spec.model.name
+    known = {card.name: card.facts for card in cards("model")}.get(name, {})
+    languages = known.get("languages")
+    return model_card(
+        report,
+        base_model=known.get("hub_id") or name,
+        license=known.get("license"),
+        language=str(languages) if languages else None,
     )
 
 

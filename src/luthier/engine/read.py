@@ -66,5 +66,6 @@ def _load(source: Source, csv: CSVOptions, place: Place, tell: Listener) -> Data
     dataset = load_dataset(path, csv, place.cache, name=source.uri)
     columns = ", ".join(f"{role} ← {column}" for role, column in dataset.mapping.items())
     message = f"{source.uri}: {len(dataset):,} rows, {dataset.form} ({columns})"
-    tell("log", {"level": "info", "message": message})
+    for text in (message, *dataset.notes):
+        tell("log", {"level": "info", "message": text})
     return dataset

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from luthier.batches import Plan, make_plan
-from luthier.data import Dataset
+from luthier.data import Dataset, facts
 from luthier.engine.control import Listener, ignore
 from luthier.engine.device import Device
 from luthier.engine.learner import EmbeddingLearner
@@ -219,9 +218,8 @@ def _found_batch_size(
 
 def longest_rows(dataset: Dataset, count: int) -> np.ndarray:
     """The rows with the most characters over all their texts."""
-    lengths = sum(
-        pc.utf8_length(dataset.table.column(role)).to_numpy().astype(np.int64)
-        for role in dataset.roles
-    )
+    lengths = np.zeros(len(dataset), dtype=np.int64)
+    for role in dataset.roles:
+        lengths += facts.lengths(dataset, role)
     count = min(count, len(dataset))
-    return np.argpartition(np.asarray(lengths), -count)[-count:]
+    return np.argpartition(lengths, -count)[-count:]

@@ -33,6 +33,8 @@ def _text(event: Event) -> str | None:
     if event.kind == "status":
         why = ": ".join(str(data[key]) for key in ("reason", "details") if data.get(key))
         return f"{data['status']}{f' ({why})' if why else ''}"
+    if event.kind == "preflight":
+        return "\n".join(preflight_lines(data))
     if event.kind == "stage":
         return str(data.get("name"))
     if event.kind == "checkpoint":
@@ -40,6 +42,32 @@ def _text(event: Event) -> str | None:
     if event.kind == "evaluation":
         return f"evaluation: {_figures(data)}"
     return None
+
+
+def preflight_lines(report: Mapping[str, Any]) -> list[str]:
+    """The pre-flight report for people: data, texts, batches, what it will take."""
+    data, held_out, batch = report["data"], report["evaluation"], report["batch"]
+    columns = ", ".join(f"{role} ← {name}" for role, name in data["mapping"].items())
+    shared = f", {report['overlap']:,} texts shared with training" if held_out else ""
+    evaluated = f"{held_out['rows']:,} rows{shared}" if held_out else "none: nothing can be proved"
+    per_class = (
+        f": {batch['classes_per_batch']} classes x {batch['num_items_per_class']} items, "
+        f"of {batch['classes']:,} classes"
+        if "classes_per_batch" in batch
+        else ""
+    )
+    return [
+        "pre-flight",
+        f"  training    {data['rows']:,} rows, {data['form']} ({columns}); "
+        f"{data['distinct_texts']:,} distinct texts, {data['duplicate_rows']:,} duplicate rows",
+        f"  evaluation  {evaluated}",
+        f"  texts       {report['tokens_a_text']:.0f} tokens on average, "
+        f"{report['cut_share']:.1%} longer than {report['max_length']} and cut",
+        f"  batches     {batch['batch_size']} rows ({batch['sampler']}{per_class})",
+        f"  steps       {report['steps_per_epoch']:,} an epoch, {report['steps']:,} in all; "
+        f"about {_duration(report['estimated_s'])} on {report['device']} in {report['precision']}",
+        f"  parameters  {report['trainable_parameters']:,} of {report['parameters']:,} trained",
+    ]
 
 
 def _figures(data: Mapping[str, Any]) -> str:
@@ -99,12 +127,10 @@ def _bar(name: str, console: Console) -> Iterator[Callable[[Event], None]]:
                 bar.update(task, facts=escape(str(data.get("name"))))
             elif event.kind == "status" and data["status"] != "CREATED":
                 bar.update(task, facts=data["status"].lower())
-            elif event.kind in ("log", "evaluation"):
+            elif event.kind in ("log", "evaluation", "preflight"):
                 style = {"warning": "yellow", "error": "red"}.get(str(data.get("level")), "dim")
-                message = (
-                    data.get("message") if event.kind == "log" else f"evaluation: {_figures(data)}"
-                )
-                bar.console.print(f"[{style}]{escape(str(message))}[/]")
+                text = data.get("message") if event.kind == "log" else _text(event)
+                bar.console.print(f"[{style}]{escape(str(text))}[/]", highlight=False)
 
         yield show
 
