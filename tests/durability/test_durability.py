@@ -84,13 +84,22 @@ def test_every_deleted_guard_is_noticed(place: Path) -> None:
     assert guards.delete_guards(place)[1] == []
 
 
+def test_each_optimizer_of_the_stand_in_is_killed_once(
+    place: Path, storm_forks: ForkServer
+) -> None:
+    assert failures.kill_each(place, toy_jobs(4, 0), storm_forks)[1] == []
+
+
 @pytest.mark.slow
 def test_kills_with_the_real_engine(place: Path) -> None:
     preload = ("luthier.worker.supervisor", "luthier.testing.durability.actors")
     with ForkServer(
         (*preload, "sentence_transformers", "luthier.engine.run", "torch._dynamo")
     ) as forks:
-        assert kills.kill_at_random(place, real_jobs(place), forks, 40, pause_s=1.5)[1] == []
+        jobs = real_jobs(place)
+        (place / "each").mkdir()
+        assert failures.kill_each(place / "each", jobs, forks)[1] == []
+        assert kills.kill_at_random(place, jobs, forks, 20, pause_s=1.5)[1] == []
 
 
 @pytest.fixture

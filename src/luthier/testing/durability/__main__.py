@@ -84,9 +84,12 @@ def _parts(
         )
     if given.real_kills:
         parts.append(
+            lambda: failures.kill_each(place("each"), real_jobs(place("each-data")), forks, seed)
+        )
+        parts.append(
             lambda: kills.kill_at_random(
                 place("real"),
-                real_jobs(folder),
+                real_jobs(place("real-data")),
                 forks,
                 given.real_kills,
                 pause_s=1.5,

@@ -80,6 +80,31 @@ def fail_at_points(
     return Score(promise, trials, len(wrong), time.monotonic() - begun, facts), wrong
 
 
+def kill_each(
+    folder: Path, jobs: Jobs, forks: ForkServer, seed: int = 0
+) -> tuple[Score, list[str]]:
+    """Kill every job once, at a point drawn at random: each optimizer and each scheduler goes
+    on bit for bit."""
+    begun = time.monotonic()
+    expected = undisturbed(folder / "calm", jobs, forks)
+    passages = sum(points_of(folder / "points", jobs, jobs.specs[0], forks).values())
+    drawn = random.Random(seed)
+    home = Home(folder / "home")
+    wrong: list[str] = []
+    for number, spec in enumerate(jobs.specs):
+        run = Run(home, home.ledger.submit(spec).id)
+        # The last points belong to the result: a kill there leaves nothing to be resumed.
+        where = f"*@{drawn.randrange(passages // 4, 3 * passages // 4)}=kill"
+        env = {failpoint.VARIABLE: where, failpoint.ONCE: str(folder / f"{number}.acted")}
+        forks.call(WORK, home.place, jobs.engine, "--once", env=env).wait(120)
+        if run.record().attempt != 2:
+            wrong.append(f"{where}: {run.record().attempt} attempts")
+        wrong += [f"job {number}, {where}: {f}" for f in faults(home, run, expected[spec.id])]
+    engine = "the real engine" if "toy" not in jobs.engine else "a stand-in engine"
+    promise = f"each optimizer and scheduler killed once, {engine}: equal bit for bit"
+    return Score(promise, len(jobs.specs), len(wrong), time.monotonic() - begun), wrong
+
+
 def steal_leases(
     folder: Path, jobs: Jobs, forks: ForkServer, thefts: int, seed: int = 0
 ) -> tuple[Score, list[str]]:
