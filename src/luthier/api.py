@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier import admission
 from luthier.callback import EvaluationCallback
 from luthier.doors.fit import fit_spec
+from luthier.errors import LuthierError, Problem, SpecError
 from luthier.runs import connection
 from luthier.runs.client import Experiment, Run
 from luthier.runs.connection import connect
@@ -103,7 +105,8 @@ def fit(
     words["callbacks"] = [_callback(c, home) for c in callbacks or ()]
     if isinstance(model_artifact, str):
         words["model_artifact"] = home.store.find(model_artifact)
-    spec = fit_spec(**words)
+    with all_problems():
+        spec = fit_spec(**words)
     run = submit(
         spec,
         run_name=run_name,
@@ -135,7 +138,7 @@ def submit(
     )
 
 
-def preflight(spec: JobSpec) -> list[Any]:
+def preflight(spec: JobSpec) -> list[Problem]:
     """What is wrong with a job, as a list of problems; empty when it can be queued.
 
     Raises DataError when its data is missing or the first rows are bad.
@@ -146,6 +149,22 @@ def preflight(spec: JobSpec) -> list[Any]:
         admission.form_of(spec.data.eval, spec.data.csv, home)
     devices = home.ledger.devices() or admission.this_machine()
     return admission.check(spec, form, devices)
+
+
+@contextmanager
+def all_problems() -> Iterator[None]:
+    """Let a SpecError leave with the problems of the rest of the job as well, so that nobody
+    mends one line only to be told of the next."""
+    try:
+        yield
+    except SpecError as error:
+        more: list[Problem] = []
+        if error.partial is not None:
+            with suppress(LuthierError):  # its data may be what is wrong
+                more = preflight(error.partial)
+        fields = {problem.field for problem in error.problems}
+        more = [problem for problem in more if problem.field not in fields]
+        raise SpecError([*error.problems, *more], error.partial) from None
 
 
 def _callback(callback: Any, home: Home) -> Any:

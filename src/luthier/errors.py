@@ -79,8 +79,10 @@ class SpecError(LuthierError):
     code = "spec_invalid"
     exit_code = 2
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], partial: Any = None) -> None:
         self.problems = tuple(problems)
+        #: The spec without the fields that are wrong, so that the rest can be checked too.
+        self.partial = partial
         super().__init__(
             "; ".join(map(str, self.problems)),
             where=self.problems[0].field if len(self.problems) == 1 else None,

@@ -100,9 +100,11 @@ def read_job(
     ]
     if problems:
         raise SpecError(problems)
-    spec = (
-        _nested(data, words, place) if configuration.is_nested(data) else _flat(data, words, place)
-    )
+    from luthier import api
+
+    read = _nested if configuration.is_nested(data) else _flat
+    with api.all_problems():
+        spec = read(data, words, place)
     return spec, naming
 
 

@@ -145,9 +145,9 @@ def _parse(data: dict[str, Any], problems: list[Problem]) -> JobSpec:
     try:
         spec = parse_spec(data)
     except SpecError as error:
-        raise SpecError([*problems, *error.problems]) from None
+        raise SpecError([*problems, *error.problems], error.partial) from None
     if problems:
-        raise SpecError(problems)
+        raise SpecError(problems, spec)
     return spec
 
 

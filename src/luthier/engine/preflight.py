@@ -27,7 +27,7 @@ _EFFICIENCY = 0.4
 
 def preflight(setup: Setup, data: Data) -> dict[str, Any]:
     """Facts of the data, the texts that will be cut, the batch, the steps, the likely time."""
-    dataset, plan = setup.learner.dataset, setup.plan
+    dataset, plan, measured = setup.learner.dataset, setup.plan, data.queries
     lengths = {role: _token_lengths(setup, role) for role in dataset.roles}
     everything = np.concatenate(list(lengths.values()))
     limit = setup.model.max_length
@@ -36,8 +36,8 @@ def preflight(setup: Setup, data: Data) -> dict[str, Any]:
     seconds = steps_left * plan.batch_size * tokens_a_row * _seconds_a_token(setup)
     return {
         "data": facts.describe(data.train),
-        "evaluation": facts.describe(data.held_out) if data.held_out is not None else None,
-        "overlap": facts.overlap(data.train, data.held_out) if data.held_out is not None else None,
+        "evaluation": facts.describe(measured) if measured is not None else None,
+        "overlap": facts.overlap(data.train, measured) if measured is not None else None,
         "form": dataset.form,
         "tokens_a_text": float(everything.mean()),
         "max_length": limit,

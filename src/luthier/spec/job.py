@@ -203,7 +203,26 @@ def parse_spec(data: Mapping[str, Any] | str | bytes) -> JobSpec:
             return JobSpec.model_validate_json(data)
         return JobSpec.model_validate(data)
     except ValidationError as error:
-        raise SpecError(_problem(item) for item in error.errors(include_url=False)) from None
+        problems = [_problem(item) for item in error.errors(include_url=False)]
+        raise SpecError(problems, _without_wrong(data, error)) from None
+
+
+def _without_wrong(data: Any, error: ValidationError) -> JobSpec | None:
+    """The spec with the defaults where something is wrong, if that makes a spec."""
+    if not isinstance(data, Mapping):
+        return None
+    rest = {k: dict(v) if isinstance(v, Mapping) else v for k, v in data.items()}
+    for item in error.errors(include_url=False):
+        group, *inner = item["loc"] or ("",)
+        holder = rest.get(group)
+        if inner and isinstance(holder, dict):
+            holder.pop(inner[0], None)
+        else:
+            rest.pop(str(group), None)
+    try:
+        return JobSpec.model_validate(rest)
+    except ValidationError:
+        return None
 
 
 def _problem(item: Any) -> Problem:
