@@ -15,7 +15,7 @@ import luthier
 from luthier import DocumentArray  # noqa: F401  (the page imports it)
 from luthier.data import CSVOptions
 from luthier.errors import Conflict, DataError, SpecError
-from luthier.runs.process import kill
+from luthier.runs.process import Process, kill
 
 LABELLED = [
     (f"{adjective} {noun}", kind)
@@ -31,7 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[luthier.runs.conn
     found = luthier.connect(tmp_path_factory.mktemp("home"))
     yield found
     for worker in found.ledger.workers():
-        kill(worker.process)
+        kill(Process.parse(worker.process))
 
 
 @pytest.fixture(scope="module")
