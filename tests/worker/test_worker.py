@@ -53,6 +53,7 @@ def test_runs_end_as_they_should(home: Home, start: Start) -> None:
         "fault": ("FAILED", "fault"),
         "oom": ("FAILED", "out_of_memory"),
         "full_disk": ("FAILED", "disk_full"),
+        "broken_disk": ("FAILED", "store_error"),
         "exit": ("FAILED", "quarantined"),
         "segfault": ("FAILED", "quarantined"),
     }

@@ -3,7 +3,7 @@
 It is what the tests of queue, worker and store run, so that a failure there is theirs. The
 job is a small network with dropout on random rows; ``model.options`` say how it shall
 misbehave: ``step_ms`` slows it down, and ``at`` is the step at which it does ``do``: raise,
-oom, exit, segfault, hang (in C, without the interpreter's lock), hold (with it) or full_disk.
+oom, exit, segfault, hang (in C, without the interpreter's lock), hold (with it), full_disk or broken_disk.
 ``padding_kb`` makes its bundles larger.
 """
 
@@ -194,6 +194,8 @@ def _misbehave(how: str) -> None:
         raise MemoryError("cannot allocate")
     if how == "full_disk":
         raise OSError(errno.ENOSPC, "No space left on device")
+    if how == "broken_disk":
+        raise OSError(errno.EIO, "Input/output error")
     if how == "exit":
         os._exit(9)
     if how == "segfault":

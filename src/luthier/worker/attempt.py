@@ -182,6 +182,8 @@ def meaning(error: BaseException) -> tuple[str, str, str | None]:
         return error.code, f"{where}{error.message}", error.hint
     if isinstance(error, OSError) and error.errno in FULL:
         return DiskFull.code, str(error), "free some space, then resume the run"
+    if isinstance(error, OSError):
+        return StoreError.code, f"{type(error).__name__}: {error}", "resume the run to try again"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return OutOfMemory.code, str(error) or "out of memory", "use a smaller batch_size"
     return (
