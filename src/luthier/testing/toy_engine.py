@@ -3,8 +3,8 @@
 It is what the tests of queue, worker and store run, so that a failure there is theirs. The
 job is a small network with dropout on random rows; ``model.options`` say how it shall
 misbehave: ``step_ms`` slows it down, and ``at`` is the step at which it does ``do``: raise,
-oom, exit, segfault, hang (in C, without the interpreter's lock), hold (with it), full_disk or broken_disk.
-``padding_kb`` makes its bundles larger.
+oom, exit, segfault, hang (in C, without the interpreter's lock), hold (with it), full_disk or
+broken_disk. ``padding_kb`` makes its bundles larger.
 """
 
 from __future__ import annotations
