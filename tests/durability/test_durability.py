@@ -33,9 +33,9 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_kills_at_random_instants(place: Path, storm_forks: ForkServer) -> None:
-    jobs = toy_jobs(steps=10, step_ms=2)
+    jobs = toy_jobs(steps=20, step_ms=10)
     jobs = Jobs(jobs.engine, jobs.specs[:3])
-    score, wrong = kills.kill_at_random(place, jobs, storm_forks, 15, pause_s=0.2)
+    score, wrong = kills.kill_at_random(place, jobs, storm_forks, 15, pause_s=0.3)
     assert wrong == []
     assert score.trials >= 15
 
@@ -129,6 +129,7 @@ def test_a_full_disk_is_a_clear_end_or_a_pause(
         file.write(bytes(free - room_kb * 1000))
     words = (home.place, "luthier.testing.toy_engine", "--once")
     log = place / "log"
+    log.touch()
     worker = storm_forks.call(failures.WORK, *words, output=log)
     if room_kb:
         assert worker.wait() == 0, log.read_text()

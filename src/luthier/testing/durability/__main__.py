@@ -79,7 +79,7 @@ def _parts(
     if given.kills:
         parts.append(
             lambda: kills.kill_at_random(
-                place("kills"), toy, forks, given.kills, pause_s=0.2, seed=seed
+                place("kills"), toy_jobs(30, 8), forks, given.kills, pause_s=0.5, seed=seed
             )
         )
     if given.real_kills:

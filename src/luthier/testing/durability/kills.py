@@ -37,11 +37,11 @@ class Storm:
         self.acknowledged.touch()
 
     def rage(self, kills: int, pause_s: float) -> None:
-        """Kill so many processes, at random, one about every ``pause_s`` seconds."""
+        """Kill so many processes, at random. A run dies up to ``pause_s`` after it was seen."""
         while self.killed.total() < kills:
             self._replenish()
-            time.sleep(self.random.expovariate(1 / pause_s))
-            self._kill_one()
+            time.sleep(self.random.random() * 0.05)
+            self._kill_one(pause_s)
 
     def calm(self, deadline_s: float) -> None:
         """Let everything that was promised come to its end."""
@@ -89,19 +89,37 @@ class Storm:
         """The job that belongs to a key."""
         return self.jobs.specs[int(key.partition("-")[2]) % len(self.jobs.specs)]
 
-    def _kill_one(self) -> None:
-        runs = [Process.parse(r.holder).pid for r in self.home.ledger.held() if r.holder]
-        victims = [("run", pid) for pid in runs] * 3
-        victims += [("worker", w.pid) for w in self.workers if w.poll() is None]
-        victims += [("submitter", s.pid) for s in self.submitters.values() if s.poll() is None]
-        if not victims:
-            return
-        kind, pid = self.random.choice(victims)
+    def _kill_one(self, pause_s: float) -> None:
+        """Kill one process of a kind that is drawn first: mostly those that train."""
+        kind = self.random.choices(["run", "submitter", "worker"], [6, 2, 2])[0]
+        if kind == "submitter" and not self.submitters:
+            self.keys += 1
+            self._submit(f"key-{self.keys}")
+            time.sleep(self.random.random() * 0.1)  # a submit takes about so long
+        pids = self._pids(kind)
+        if kind == "run":
+            pids = self._wait_for_runs()
+            time.sleep(self.random.random() * pause_s)
+        if not pids:
+            return  # the next draw will find one
         try:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(self.random.choice(pids), signal.SIGKILL)
         except ProcessLookupError:
             return  # it ended by itself
         self.killed[kind] += 1
+
+    def _wait_for_runs(self) -> list[int]:
+        """The processes that train, as soon as there is one; none after two seconds."""
+        end = time.monotonic() + 2
+        while not (pids := self._pids("run")) and time.monotonic() < end:
+            time.sleep(0.005)
+        return pids
+
+    def _pids(self, kind: str) -> list[int]:
+        if kind == "run":
+            return [Process.parse(r.holder).pid for r in self.home.ledger.held() if r.holder]
+        processes = self.workers if kind == "worker" else self.submitters.values()
+        return [process.pid for process in processes if process.poll() is None]
 
 
 def kill_at_random(
