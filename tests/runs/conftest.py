@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,20 @@ from luthier.testing.postgresql import server, server_binaries
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real server, started for these tests; skipped where there are no binaries."""
+def postgresql() -> Iterator[str]:
+    """The URL of a real server, started for these tests; skipped where there are no binaries.
+
+    Its folder is not below pytest's: that is closed to all but its owner, and the server
+    must run as somebody who is not root.
+    """
     binaries = server_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server is installed")
     pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed")
-    with server(binaries, tmp_path_factory.mktemp("postgresql")) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="luthier-postgresql-") as folder,
+        server(binaries, Path(folder)) as url,
+    ):
         yield url
 
 

@@ -7,6 +7,7 @@ NORMAL a power cut may lose the last commits, and an acknowledged run would be g
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ class Database:
         self.url = _with_driver(url)
         self.is_sqlite = self.url.startswith("sqlite")
         self._engine = _engine(self.url, self.is_sqlite)
+        weakref.finalize(self, self._engine.dispose)  # for who forgets to close
         with self.read() as connection:
             version = _version(connection)
         if version != HEAD:

@@ -57,8 +57,8 @@ def rebooted(process: Process) -> bool:
 
 
 def kill(process: Process) -> bool:
-    """End a process of this machine for good, if it still is that one; whether it was there."""
-    if is_dead(process) is not False:
+    """End another process of this machine for good, if it still is that one; whether it was."""
+    if process.pid == os.getpid() or is_dead(process) is not False:
         return False
     try:
         os.kill(process.pid, signal.SIGKILL)
