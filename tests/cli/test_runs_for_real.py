@@ -184,11 +184,16 @@ def test_ctrl_c_ends_the_waiting_and_not_the_run(luthier, environment, job, tmp_
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A shell's background job, such as these tests may be, hands down an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    first = watcher.stdout.readline()
-    assert "CREATED" in first
-    watcher.send_signal(signal.SIGINT)
-    rest, _ = watcher.communicate(timeout=60)
+    try:
+        first = watcher.stdout.readline()
+        assert "CREATED" in first
+        watcher.send_signal(signal.SIGINT)
+        rest, _ = watcher.communicate(timeout=60)
+    finally:
+        watcher.kill()
     assert watcher.returncode == 130, rest
     assert "goes on" in rest
     assert "luthier runs cancel steady" in rest
