@@ -186,8 +186,11 @@ def test_the_checks_of_a_history_find_what_cannot_have_been() -> None:
 
 def test_the_scoreboard_keeps_what_was_not_tried_again(place: Path) -> None:
     board = place / "scoreboard.md"
-    scoreboard.write([scoreboard.Score("a", 1, 0, 1.0), scoreboard.Score("b", 2, 0, 1.0)], board)
-    scoreboard.write([scoreboard.Score("b", 3000, 1, 1.0, "facts")], board)
+    scoreboard.write(
+        [scoreboard.Score("a", 1, 0, 1.0), scoreboard.Score("b", 2, 0, 1.0)], board, "c1"
+    )
+    scoreboard.write([scoreboard.Score("b", 3000, 1, 1.0, "facts")], board, "c2")
     known = json.loads(board.with_suffix(".json").read_text())
     assert {name: line["trials"] for name, line in known.items()} == {"a": 1, "b": 3000}
     assert "| b | 3,000 | 1 |" in board.read_text()
+    assert {name: line["commit"] for name, line in known.items()} == {"a": "c1", "b": "c2"}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from luthier.testing.durability import failures, guards, kills
 from luthier.testing.durability.jobs import real_jobs, toy_jobs
-from luthier.testing.durability.scoreboard import Score, write
+from luthier.testing.durability.scoreboard import Score, current_commit, write
 from luthier.testing.forkserver import ForkServer
 
 PRELOAD = (
@@ -39,6 +39,7 @@ def main() -> int:
     add("--scoreboard", type=Path, help="a Markdown file to write the scores into")
     given = parser.parse_args()
     scores: list[Score] = []
+    commit = current_commit()
     failed = False
     with tempfile.TemporaryDirectory() as name, ForkServer((*PRELOAD, *REAL)) as forks:
         for part in _parts(given, Path(name), forks):
@@ -49,7 +50,7 @@ def main() -> int:
             print(f"{score.seconds:.0f} s. {score.facts}", flush=True)
             print("".join(f"  {line}\n" for line in wrong), end="", flush=True)
     if given.scoreboard:
-        write(scores, given.scoreboard)
+        write(scores, given.scoreboard, commit)
     return int(failed)
 
 

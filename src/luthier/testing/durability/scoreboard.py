@@ -21,12 +21,12 @@ class Score:
     facts: str = ""
 
 
-def write(scores: Sequence[Score], path: Path) -> None:
+def write(scores: Sequence[Score], path: Path, commit: str) -> None:
     """Merge the scores into ``path`` (Markdown) and its neighbour ``.json``: a promise that
-    was tried again replaces its older line."""
+    was tried again replaces its older line. commit: of the code that was tried."""
     data = path.with_suffix(".json")
     known = json.loads(data.read_text()) if data.exists() else {}
-    stamp = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": _commit()}
+    stamp = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": commit}
     for score in scores:
         known[score.promise] = asdict(score) | stamp
     data.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
@@ -46,7 +46,8 @@ def write(scores: Sequence[Score], path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def _commit() -> str:
+def current_commit() -> str:
+    """The commit of the source; to be asked before the trials, which take a while."""
     asked = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
