@@ -36,7 +36,7 @@ def to_source(data: Any, home: Home) -> Source:
         text = os.fspath(data)
         if "://" in text or text.startswith("blob:"):
             return Source(uri=text)
-        return _file_source(Path(text))
+        return to_file_source(Path(text))
     from luthier.data import to_arrow
 
     with tempfile.TemporaryDirectory(dir=home.scratch()) as folder:
@@ -46,7 +46,24 @@ def to_source(data: Any, home: Home) -> Source:
     return Source(uri=f"blob:{sha256}", sha256=sha256)
 
 
-def _file_source(path: Path) -> Source:
+def located(spec: JobSpec) -> JobSpec:
+    """The spec with paths that mean the same to a worker, which runs in another folder."""
+    folder = Path(spec.model.name).expanduser()
+    changes: dict[str, Any] = {}
+    if folder.is_dir() and not folder.is_absolute() and catalog.is_path(spec.model.name):
+        changes["model.name"] = str(folder.absolute())
+    data = Path(spec.data.train.uri)
+    if "://" not in spec.data.train.uri and data.is_file() and not data.is_absolute():
+        changes["data.train"] = to_file_source(data)
+    held_out = spec.data.eval
+    if held_out is not None and "://" not in held_out.uri:
+        path = Path(held_out.uri)
+        if path.is_file() and not path.is_absolute():
+            changes["data.eval"] = to_file_source(path)
+    return spec.changed(**changes) if changes else spec
+
+
+def to_file_source(path: Path) -> Source:
     from luthier.store.bundle import sha256_of
 
     path = path.expanduser().absolute()

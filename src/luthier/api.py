@@ -128,6 +128,7 @@ def submit(
     """Check a spec, queue it, and see to it that a worker is there. Raises as ``fit``."""
     spec = spec if isinstance(spec, JobSpec) else parse_spec(spec)
     home = connection.current()
+    spec = admission.located(spec)
     admission.refuse(preflight(spec))
     return home.submit(
         spec,

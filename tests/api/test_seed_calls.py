@@ -190,3 +190,29 @@ def test_evaluation_callbacks_take_data_of_any_kind(home, folder, tiny_model) ->
     )
     assert run.metrics()["after"]["hit_at_k"] >= 0
     assert len([e for e in run.events() if e.kind == "evaluation"]) == 2
+
+
+def test_paths_mean_to_the_worker_what_they_mean_here(
+    home, folder, tiny_model, monkeypatch
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    run = luthier.fit(
+        f"./{tiny_model.name}",
+        os.path.relpath(folder / "train_data.csv"),
+        loss="MultipleNegativesRankingLoss",
+        batch_size=8,
+        max_steps=1,
+        wait=True,
+    )
+    assert run.config["model"]["name"] == str(tiny_model)
+    monkeypatch.chdir(folder)
+    spec = luthier.JobSpec.model_validate(
+        {
+            "model": {"name": str(tiny_model)},
+            "data": {"train": {"uri": "train_data.csv"}},
+            "objective": {"loss": "MultipleNegativesRankingLoss"},
+            "training": {"max_steps": 0, "per_device_train_batch_size": 8},
+        }
+    )
+    submitted = luthier.submit(spec).wait(progress=False)
+    assert submitted.config["data"]["train"]["uri"] == str(folder / "train_data.csv")

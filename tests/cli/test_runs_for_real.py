@@ -185,7 +185,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_run(luthier, environment, job, tmp_
         stderr=subprocess.STDOUT,
         text=True,
         # A shell's background job, such as these tests may be, hands down an ignored SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
         first = watcher.stdout.readline()

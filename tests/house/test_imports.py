@@ -38,8 +38,8 @@ MAY = {
        "engine.control", "engine.decisions"},
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION
-    | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker", "demo",
-       "callback"},
+    | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker",
+       "demo", "callback"},
     "demo": FOUNDATION | {"api", "runs", "data", "store", "evaluation", "cli", "inference"},
     "__main__": {"cli"},
 }  # fmt: skip

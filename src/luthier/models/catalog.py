@@ -113,7 +113,7 @@ def resolve(name: str) -> Located:
     Raises ModelError for a folder that is not there, a name that could be neither a folder nor
     a hub id, and a model that this version cannot tune.
     """
-    if _is_path(name):
+    if is_path(name):
         path = Path(name).expanduser()
         if not path.is_dir():
             siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -280,7 +280,8 @@ def _unavailable(card: Card) -> ModelError:
     )
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether a name means a folder rather than a catalog name or a hub id."""
     if name.startswith((".", "/", "~")) or "\\" in name:
         return True
     if name.count("/") > 1:
