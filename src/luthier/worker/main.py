@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = _parser().parse_args(argv)
     # Read when torch loads OpenMP. Its threads spin while they wait, by default, and where
-    # others want the cores too they then mostly spin: a step took ten times as long.
+    # others want the cores too they then mostly spin: see benchmarks/waiting.py.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from luthier.runs.connection import Home
 
