@@ -21,8 +21,9 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import debian
 import numpy as np
+
+from luthier.benchmark import debian
 
 STEPS, BATCH, RATE, TOKENS, WARMUP = 120, 32, 3e-5, 64, 12
 QUERIES, DOCUMENTS = 600, 2000

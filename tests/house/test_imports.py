@@ -39,8 +39,9 @@ MAY = {
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION
     | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker",
-       "demo", "callback"},
+       "demo", "callback", "benchmark"},
     "demo": FOUNDATION | {"api", "runs", "data", "store", "evaluation", "cli", "inference"},
+    "benchmark": PARTS | {"engine", "demo"},
     "__main__": {"cli"},
 }  # fmt: skip
 MAY["api"] = MAY["admission"] | {"admission"}
@@ -143,6 +144,9 @@ def _loaded_after(program: str) -> set[str]:
         "luthier.cli.main",
         "luthier.cli.jobs",
         "luthier.cli.runs",
+        "luthier.cli.bench",
+        "luthier.benchmark.race",
+        "luthier.benchmark.page",
         "luthier.callback",
         "luthier.worker.main",
     ],

@@ -5,6 +5,8 @@ are mixed, so nothing of it is shipped). Needs apt; takes about ten seconds.
 
     train 26,757 pairs, test 4,928 on Debian 12; a pair belongs to train, dev or test by a
     hash of its package's name, so the split is the same everywhere
+
+``python -m luthier.benchmark.debian`` writes it into .luthier/benchmarks.
 """
 
 from __future__ import annotations
@@ -12,18 +14,29 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from luthier.benchmark.unavailable import Unavailable
+
+#: The release that the documentation's figures are of; any other will do where it is not there.
+_RELEASE = "bookworm"
+_HELPER = "/usr/lib/apt/apt-helper"
 _LEFT_OUT = {"debug", "metapackages", "tasks", "oldlibs"}
 
 
 def build(folder: Path) -> Path:
-    """Write ``debian.jsonl`` (query, doc, split) into a folder, once; its path."""
+    """Write ``debian.jsonl`` (query, doc, split) into a folder, once; its path.
+
+    Raises Unavailable: there is no apt, or it cannot fetch its lists.
+    """
     file = folder / "debian.jsonl"
     if file.exists():
         return file
+    if shutil.which("apt-get") is None or not Path(_HELPER).exists():
+        raise Unavailable("Debian's package descriptions are read by apt, which is not here")
     lists = folder.resolve() / "apt-lists"  # apt takes absolute paths only
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     options = [
@@ -32,7 +45,11 @@ def build(folder: Path) -> Path:
         "-oDir::Cache::pkgcache=",
         "-oDir::Cache::srcpkgcache=",
     ]
-    subprocess.run(["apt-get", *options, "-qq", "update"], check=True)
+    asked = subprocess.run(
+        ["apt-get", *options, "-qq", "update"], check=False, capture_output=True, text=True
+    )
+    if asked.returncode != 0:
+        raise Unavailable(f"apt-get update: {asked.stderr.strip() or asked.stdout.strip()}")
     rows = list(_rows(lists))
     aside = file.with_suffix(".aside")
     aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -46,8 +63,8 @@ def _rows(lists: Path) -> Iterator[dict[str, str]]:
         for entry in _stanzas(_only(lists, "_main_i18n_Translation-en"))
         if "Description-en" in entry
     }
-    packages = {}
-    for entry in _stanzas(_only(lists, "_main_binary-amd64_Packages")):
+    packages: dict[str, dict[str, str]] = {}
+    for entry in _stanzas(_only(lists, "_main_binary-")):
         if (entry["Package"], entry.get("Description-md5")) in texts:
             packages.setdefault(entry["Package"], entry)
     seen: set[tuple[str, str]] = set()
@@ -77,10 +94,11 @@ def _clean(long: str) -> str:
 
 
 def _only(lists: Path, part: str) -> str:
-    found = [p for p in lists.glob(f"*bookworm{part}*") if "security" not in p.name]
+    found = list(lists.glob(f"*{part}*"))
+    found.sort(key=lambda path: (f"_{_RELEASE}_" not in path.name, -path.stat().st_size))
     if not found:
-        raise SystemExit(f"apt has no list *bookworm{part}; this data is that of Debian 12")
-    command = ["/usr/lib/apt/apt-helper", "cat-file", str(found[0])]
+        raise Unavailable(f"apt has fetched no list that is called *{part}")
+    command = [_HELPER, "cat-file", str(found[0])]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.decode()
 
 

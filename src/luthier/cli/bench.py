@@ -1,0 +1,176 @@
+"""``luthier bench``: luthier beside its peers, on this machine."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from luthier.cli.output import Json, note, print_json, print_table
+from luthier.errors import LuthierError, NotFound, Problem, SpecError
+
+if TYPE_CHECKING:
+    from luthier.benchmark.cases import Case
+    from luthier.benchmark.work import Settings
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command("bench")
+def bench(
+    cases: Annotated[
+        list[str] | None, typer.Argument(metavar="[CASE]…", help="All when none is given.")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Say which cases there are.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One round of few steps: shows that it runs.")
+    ] = False,
+    precision: Annotated[
+        Literal["fp32", "bf16", "both"], typer.Option("--precision", help="Of all sides.")
+    ] = "fp32",
+    rounds: Annotated[int | None, typer.Option("--rounds", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, show_default="all cores")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", help="A folder, or a model that is installed.")
+    ] = "all-minilm-l6-v2",
+    dropout: Annotated[
+        float | None,
+        typer.Option("--dropout", min=0, max=0.99, help="0 makes the losses comparable."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of luthier's job."),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Merge the results into docs/ of the clone.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """luthier beside sentence-transformers' trainer, on the same rows, in turn.
+
+    Full cases take minutes each, and want an idle machine.
+    """
+    from luthier.benchmark.cases import find_cases
+    from luthier.benchmark.machine import cores
+    from luthier.benchmark.places import clone, data_folder, model_folder
+    from luthier.benchmark.work import Settings
+
+    chosen = find_cases(cases or [])
+    if listed:
+        _list(chosen, as_json)
+        return
+    changed = dict(_change(word) for word in changes or [])
+    if write and (quick or changed or dropout is not None):
+        message = "what is quick or changed is no result for the documentation"
+        raise SpecError([Problem("--write", message, "leave out --quick, --set and --dropout")])
+    root = clone()
+    if write and root is None:
+        message = "the documentation is in a clone of luthier, and this is none"
+        raise NotFound(message, hint="luthier bench --json > results.json")
+    with tempfile.TemporaryDirectory(prefix="luthier-bench-") as scratch:
+
+        def settings(word: str, number: int) -> Settings:
+            return Settings(
+                model=model_folder(model),
+                data=data_folder(),
+                work=Path(scratch) / str(number),
+                precision=word,
+                threads=threads or cores(),
+                quick=quick,
+                rounds=rounds,
+                dropout=dropout,
+                changed=changed,
+            )
+
+        words: list[str] = ["fp32", "bf16"] if precision == "both" else [precision]
+        done = _run(chosen, words, settings, write, root)
+    if as_json:
+        print_json(done)
+    else:
+        _print(done)
+    if not done["results"]:
+        raise typer.Exit(1)
+
+
+def _run(
+    chosen: list[Case],
+    precisions: list[str],
+    settings: Callable[[str, int], Settings],
+    write: bool,
+    root: Path | None,
+) -> dict[str, Any]:
+    """Measure case after case; what cannot be measured here is skipped, and said. Results are
+    written as they come: an hour of measuring is not lost to the last case."""
+    from luthier.benchmark import page, race
+    from luthier.benchmark.machine import commit, machine
+    from luthier.benchmark.summary import summarize
+    from luthier.benchmark.unavailable import Unavailable
+
+    facts, at = machine(), commit(root)
+    peak: dict[str, float | str] = {}
+    results: list[dict[str, Any]] = []
+    skipped: list[dict[str, str]] = []
+    for number, (case, word) in enumerate((c, w) for c in chosen for w in precisions):
+        asked = settings(word, number)
+        try:
+            raced = race.race(case, asked, note)
+        except Unavailable as error:
+            note(f"skipped {case.name}: {error}")
+            skipped.append({"case": case.name, "precision": word, "reason": str(error)})
+            continue
+        if not peak:
+            note(f"the peak of a matrix product on {asked.threads} threads")
+            peak = race.peak(asked.threads, 0.05 if asked.quick else 0.8)
+        result = summarize(raced, asked, peak)
+        results.append(result)
+        if write and root is not None:
+            page.write([result], facts, at, root / "docs" / "benchmarks.md")
+            note(f"{case.name} {word}: written to docs/benchmarks.md")
+    return {
+        "machine": facts,
+        "commit": at,
+        "peak": peak,
+        "results": results,
+        "skipped": skipped,
+    }
+
+
+def _print(done: dict[str, Any]) -> None:
+    from luthier.benchmark.page import HEADINGS, rows
+
+    cells = [row for result in done["results"] for row in rows(result)]
+    print_table(list(HEADINGS), [[cell.replace("**", "") for cell in row] for row in cells])
+    for result in done["results"]:
+        difference, cosine = result["loss_difference"], result["least_cosine"]
+        if difference is not None:
+            print(f"{result['case']}: losses differ by at most {difference:.1e} in a step")
+        if cosine is not None:
+            print(f"{result['case']}: least cosine between the vectors {cosine:.6f}")
+    for entry in done["skipped"]:
+        print(f"skipped {entry['case']} ({entry['precision']}): {entry['reason']}")
+    sys.stdout.flush()
+
+
+def _list(chosen: list[Case], as_json: bool) -> None:
+    found = [
+        {"name": c.name, "group": c.group, "what": c.title, "peers": list(c.peers)} for c in chosen
+    ]
+    if as_json:
+        print_json(found)
+        return
+    print_table(["case", "group", "what"], [[c.name, c.group, c.title] for c in chosen])
+
+
+def _change(word: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = word.partition("=")
+    if not equals or not name:
+        raise LuthierError("is no FIELD=VALUE", where=f"--set {word}")
+    return name, yaml.safe_load(value)

@@ -1,0 +1,87 @@
+"""luthier bench with real peers over the real pipe, on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def bench(*words, model=None):
+    """The command; its JSON and its exit code."""
+    more = [] if model is None else ["--model", str(model)]
+    done = subprocess.run(
+        [sys.executable, "-m", "luthier", "bench", *words, *more, "--threads", "1", "--json"],
+        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    return done, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def short(tiny_model):
+    done, found = bench("short", "--quick", "--dropout", "0", model=tiny_model)
+    assert done.returncode == 0, done.stderr
+    return found
+
+
+def test_the_losses_of_both_sides_agree(short):
+    (result,) = short["results"]
+    assert result["loss_difference"] < 1e-5
+    ours, theirs = (result["sides"][n] for n in ("luthier", "sentence-transformers"))
+    assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    assert ours["loss"] > 1  # of 32 pairs and a random model: near log 32
+
+
+def test_every_figure_is_there(short):
+    (result,) = short["results"]
+    assert result["load"]["samples"] == 64
+    assert 64 < result["load"]["tokens"] < result["load"]["padded_tokens"]
+    for side in result["sides"].values():
+        assert side["samples_per_s"] == pytest.approx(64 / side["seconds"], rel=0.01)
+        assert side["tokens_per_s"] == pytest.approx(
+            result["load"]["tokens"] / side["seconds"], rel=0.01
+        )
+        assert 100 < side["peak_mb"] < 8000
+        assert 0 < side["mfu"] < 1
+        assert side["start_s"] > 0
+    seconds = [s["seconds"] for s in result["sides"].values()]
+    ratio = result["ratios"]["sentence-transformers"]
+    assert ratio["least"] == ratio["median"] == ratio["greatest"]
+    assert ratio["median"] == pytest.approx(seconds[1] / seconds[0], rel=0.01)
+
+
+def test_what_cannot_be_measured_is_skipped_and_said(tiny_model):
+    done, found = bench("short", "--quick", "--rounds", "200", model=tiny_model)
+    assert done.returncode == 1
+    assert found["results"] == []
+    assert found["skipped"][0]["case"] == "short"
+    assert "200" not in found["skipped"][0]["case"]
+    assert "fewer --rounds" in found["skipped"][0]["reason"]
+    assert "skipped short" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", ["contrastive-1024", "head-only", "encode", "start", "rows-1k", "skewed-32"]
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_kind_of_case_runs(case, precision, tiny_model):
+    done, found = bench(
+        case, "--quick", "--precision", precision, "--dropout", "0", model=tiny_model
+    )
+    assert done.returncode in (0, 1), done.stderr
+    if not found["results"]:
+        assert "debian" in found["skipped"][0]["reason"].lower()
+        pytest.skip(found["skipped"][0]["reason"])
+    (result,) = found["results"]
+    if case == "encode":
+        assert result["least_cosine"] > (0.9999 if precision == "fp32" else 0.99)
+    else:
+        assert result["loss_difference"] < (1e-4 if precision == "fp32" else 0.1)
