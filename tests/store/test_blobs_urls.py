@@ -5,12 +5,20 @@ from __future__ import annotations
 import http.server
 import os
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from luthier.errors import CorruptBundle, DataError, NotFound, StoreError, UnsafeLocation
+from luthier.errors import (
+    CorruptBundle,
+    DataError,
+    LuthierError,
+    NotFound,
+    StoreError,
+    UnsafeLocation,
+)
 from luthier.store import web
 from luthier.store.blobs import Store
 from luthier.store.bundle import open_bundle, write_bundle
@@ -227,19 +235,6 @@ def test_a_name_that_rebinds_cannot_lead_elsewhere(
     assert [a for a, _ in connected] == ["93.184.216.34"]
 
 
-def test_s3_without_its_package_names_the_extra(tmp_path: Path) -> None:
-    pytest.importorskip("fsspec")
-    try:
-        import s3fs  # noqa: F401
-    except ImportError:
-        from luthier.errors import MissingExtra
-
-        with pytest.raises(MissingExtra, match="s3"):
-            local_file("s3://bucket/key", tmp_path)
-    else:
-        pytest.skip("s3fs is installed: nothing is missing")
-
-
 def test_other_fsspec_schemes_when_the_owner_allows_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +249,37 @@ def test_other_fsspec_schemes_when_the_owner_allows_them(
     assert local_file(uri, tmp_path / "cache").read_text() == "a"
     with pytest.raises(DataError):
         local_file(f"local://{tmp_path}/none.csv", tmp_path / "cache")
+
+
+def test_allowing_a_scheme_allows_no_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each link of a chain would be opened by fsspec, past the guard."""
+    with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
+        archive.writestr("rows.csv", "a,b\n")
+    monkeypatch.setenv("LUTHIER_ALLOW_URL_SCHEMES", "zip, memory,simplecache,dir,reference,nosuch")
+    for uri in (
+        f"zip://rows.csv::file://{tmp_path}/rows.zip",
+        "zip://x::http://169.254.169.254/latest/meta-data",
+        "memory://x::file:///etc/passwd",
+        "simplecache::https://example.org/x",
+        "simplecache://x::http://127.0.0.1/x",
+        "simplecache::memory://x",
+    ):
+        with pytest.raises(UnsafeLocation):
+            local_file(uri, tmp_path / "cache")
+    for uri in ("zip://x", "simplecache://x", "reference://x", "nosuch://x", "dir://x"):
+        with pytest.raises(LuthierError):
+            local_file(uri, tmp_path / "cache")
+
+
+def test_a_folder_of_an_allowed_scheme_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_ALLOW_URL_SCHEMES", "local,memory")
+    (tmp_path / "rows.csv").mkdir()
+    with pytest.raises(DataError, match="folder"):
+        local_file(f"local://{tmp_path}/rows.csv", tmp_path / "cache")
+    with pytest.raises(DataError, match="no such file"):
+        local_file("memory://rows.csv", tmp_path / "cache")
 
 
 def test_published_artifacts_open_as_bundles(tmp_path: Path) -> None:

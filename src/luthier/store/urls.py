@@ -11,25 +11,15 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from luthier.errors import DataError, LuthierError, MissingExtra, StoreError, UnsafeLocation
+from luthier.errors import DataError, UnsafeLocation
 from luthier.store.atomic import translated, write_bytes
+from luthier.store.object_store import SCHEMES
 
-#: Schemes of object stores that fsspec opens, and the extra of ours that brings the package.
-#: None: the package is not one of our extras; the message names what fsspec asks for.
-OBJECT_STORES: dict[str, str | None] = {
-    "s3": "s3",
-    "s3a": "s3",
-    "gs": None,
-    "gcs": None,
-    "az": None,
-    "abfs": None,
-    "abfss": None,
-    "hf": None,
-}
 #: Further fsspec schemes that the owner of this machine allows, separated by commas.
 MORE_SCHEMES = "LUTHIER_ALLOW_URL_SCHEMES"
 
@@ -59,7 +49,7 @@ def local_file(uri: str, cache: Path, blobs: Callable[[str], Path] | None = None
     if scheme in ("http", "https"):
         return _download(uri, cache, _web)
     more = [s.strip() for s in os.environ.get(MORE_SCHEMES, "").split(",")]
-    if scheme in OBJECT_STORES or (scheme and scheme in more):
+    if scheme in SCHEMES or (scheme and scheme in more):
         return _download(uri, cache, _object_store)
     raise UnsafeLocation(
         f"'{scheme}://' is not opened",
@@ -99,7 +89,8 @@ Fetch = Callable[[str, Path, str | None], str | None]
 def _download(uri: str, cache: Path, fetch: Fetch) -> Path:
     """Fetch into ``cache/downloads/<hash of the URI>/<name>``, beside what tells if it changed."""
     folder = cache / "downloads" / hashlib.sha256(uri.encode()).hexdigest()[:32]
-    name = Path(unquote(urlsplit(uri).path)).name or "data"
+    # What a URL calls it may be no name here, as '..' or one of a thousand letters.
+    name = re.sub(r"^\.|[^\w .-]", "_", Path(unquote(urlsplit(uri).path)).name)[-100:] or "data"
     target, note = folder / name, folder / ".fingerprint.json"
     aside = folder / f".{os.getpid()}-{os.urandom(4).hex()}.part"
     known: str | None = None
@@ -137,24 +128,6 @@ def _web(uri: str, target: Path, known: str | None) -> str | None:
 
 
 def _object_store(uri: str, target: Path, known: str | None) -> str | None:
-    import fsspec
+    from luthier.store.object_store import fetch
 
-    scheme = uri.partition("://")[0]
-    try:
-        system, path = fsspec.core.url_to_fs(uri)
-    except ImportError as error:
-        extra = OBJECT_STORES.get(scheme)
-        if extra:
-            raise MissingExtra(f"opening {scheme}://", extra) from error
-        raise LuthierError(
-            f"opening {scheme}:// needs an optional package", where=uri, hint=str(error)
-        ) from error
-    try:
-        fingerprint = f"{system.ukey(path)}"
-        if fingerprint != known:
-            system.get_file(path, str(target))
-    except FileNotFoundError as error:
-        raise DataError("there is no such file", file=uri) from error
-    except PermissionError as error:
-        raise StoreError(f"access was denied ({error})", where=uri) from error
-    return fingerprint
+    return fetch(uri, target, known)
