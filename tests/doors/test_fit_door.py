@@ -3,69 +3,104 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import luthier
 from luthier.callback import EarlyStopping, WiSEFTCallback
-from luthier.doors.fit import HEAD_RATE, RUN_WORDS, WHOLE_MODEL_RATE, WORDS, fit_spec
+from luthier.doors.fit import HEAD_RATE, RUN_WORDS, WHOLE_MODEL_RATE, fit_spec
 from luthier.errors import SpecError
-from luthier.spec import CSVOptions, JobSpec, Source, TrainingSpec, leaves
+from luthier.spec import CSVOptions, JobSpec, Source
+from luthier.testing.doors import DoorCase, Word
 
 DATA = Source(uri="/data/train.csv")
 EVAL = Source(uri="/data/eval.csv")
 
-#: For each word a value that is not its default, and the leaf of the spec that it must reach.
-REACHES = {
-    "model": ("bert-base-en", "model.name"),
-    "train_data": (Source(uri="/other.csv"), "data.train"),
-    "eval_data": (EVAL, "data.eval"),
-    "val_split": (0.25, "data.val_split"),
-    "model_artifact": ("abcd", "model.artifact"),
-    "model_options": ({"max_seq_length": 32}, "model.options"),
-    "loss": ("ArcFaceLoss", "objective.loss"),
-    "loss_options": ({"margin": 0.3}, "objective.loss_options"),
-    "miner": ("TripletMarginMiner", "objective.miner"),
-    "miner_options": ({"margin": 0.2}, "objective.miner_options"),
-    "optimizer": ("SGD", "training.optim"),
-    "optimizer_options": ({"momentum": 0.9}, "training.optim_args"),
-    "learning_rate": (1e-4, "training.learning_rate"),
-    "epochs": (0, "training.num_train_epochs"),
-    "batch_size": (128, "training.per_device_train_batch_size"),
-    "callbacks": ((EarlyStopping(), WiSEFTCallback(alpha=0.1)), "callbacks"),
-    "scheduler": ("linear", "training.lr_scheduler_type"),
-    "freeze": (True, "model.freeze"),
-    "output_dim": (64, "model.output_dim"),
-    "device": ("cpu", "training.device"),
-    "num_workers": (0, "training.dataloader_num_workers"),
-    "to_onnx": (True, "output.to_onnx"),
-    "csv_options": (CSVOptions(is_labeled=True), "data.csv"),
-    "public": (True, "output.public"),
-    "num_items_per_class": (2, "training.num_items_per_class"),
-    "sampler": ("random", "training.sampler"),
-    "loss_optimizer": ("SGD", "objective.loss_optimizer"),
-    "loss_optimizer_options": ({"momentum": 0.5}, "objective.loss_optimizer_options"),
-}
-#: Words that need company to be accepted.
-SPECIAL = {"scheduler_options", "scheduler_step"}
+#: The words of fit() in a schedule need one.
+LINEAR = {"scheduler": "linear"}
 
 
-def leaf(spec: JobSpec, path: str):
-    value = spec
-    for part in path.split("."):
-        value = getattr(value, part)
-    return value
+class TestFit(DoorCase):
+    base = {"model": "all-minilm-l6-v2", "train_data": DATA}  # noqa: RUF012
+    beside = RUN_WORDS
+    unsaid = {"task": "there is one task"}  # noqa: RUF012
+    reaches = (
+        Word("model", "bert-base-en", "model.name"),
+        Word("train_data", Source(uri="/other.csv"), "data.train"),
+        Word("eval_data", EVAL, "data.eval"),
+        Word("val_split", 0.25, "data.val_split"),
+        Word("model_artifact", "abcd", "model.artifact"),
+        Word("model_options", {"max_seq_length": 32}, "model.options"),
+        Word("loss", "ArcFaceLoss", "objective.loss"),
+        Word("loss_options", {"margin": 0.3}, "objective.loss_options"),
+        Word("miner", "TripletMarginMiner", "objective.miner"),
+        Word("miner_options", {"margin": 0.2}, "objective.miner_options"),
+        Word("optimizer", "SGD", "training.optim"),
+        Word("optimizer_options", {"momentum": 0.9}, "training.optim_args"),
+        Word("learning_rate", 1e-4, "training.learning_rate"),
+        Word("epochs", 0, "training.num_train_epochs"),
+        Word("batch_size", 128, "training.per_device_train_batch_size"),
+        Word("callbacks", (EarlyStopping(), WiSEFTCallback(alpha=0.1)), "callbacks"),
+        Word("scheduler", "linear", "training.lr_scheduler_type"),
+        Word(
+            "scheduler_options",
+            {"power": 2},
+            "training.lr_scheduler_kwargs",
+            beside={"scheduler": "polynomial"},
+        ),
+        Word(
+            "scheduler_options",
+            {"num_warmup_steps": 5},
+            "training.num_warmup_steps",
+            becomes=5,
+            beside=LINEAR,
+        ),
+        Word(
+            "scheduler_options",
+            {"num_training_steps": 50},
+            "training.num_training_steps",
+            becomes=50,
+            beside=LINEAR,
+        ),
+        Word("scheduler_step", "epoch", "training.scheduler_step", beside=LINEAR),
+        Word("freeze", True, "model.freeze"),
+        Word("output_dim", 64, "model.output_dim"),
+        Word("device", "cpu", "training.device"),
+        Word("num_workers", 0, "training.dataloader_num_workers"),
+        Word("to_onnx", True, "output.to_onnx"),
+        Word("csv_options", CSVOptions(is_labeled=True), "data.csv"),
+        Word("public", True, "output.public"),
+        Word("num_items_per_class", 2, "training.num_items_per_class"),
+        Word("sampler", "random", "training.sampler"),
+        Word("loss_optimizer", "SGD", "objective.loss_optimizer"),
+        Word("loss_optimizer_options", {"momentum": 0.5}, "objective.loss_optimizer_options"),
+        # Any further field of training, by its own name.
+        Word("max_steps", 10, "training.max_steps"),
+        Word("per_device_eval_batch_size", 8, "training.per_device_eval_batch_size"),
+        Word("gradient_accumulation_steps", 2, "training.gradient_accumulation_steps"),
+        Word("max_grad_norm", 1.0, "training.max_grad_norm"),
+        Word("seed", 0, "training.seed"),
+        Word("precision", "bf16", "training.precision"),
+        Word("execution", "padded", "training.execution"),
+        Word("save_steps", 5, "training.save_steps"),
+        Word("eval_steps", 5, "training.eval_steps"),
+    )
+
+    def door(self, **words: Any) -> JobSpec:
+        return fit_spec(**words)
+
+    def public(self) -> Callable[..., Any]:
+        return luthier.fit
+
+    def test_the_door_takes_what_fit_takes(self) -> None:
+        door = {n for n in inspect.signature(fit_spec).parameters if n != "training"}
+        assert door == set(self._parameters()) - set(RUN_WORDS)
 
 
-def words(**more):
-    return {"model": "all-minilm-l6-v2", "train_data": DATA, **more}
-
-
-def test_every_word_of_the_signature_is_accounted_for() -> None:
-    signature = {n for n in inspect.signature(luthier.fit).parameters if n != "training"}
-    assert signature == set(REACHES) | SPECIAL | set(RUN_WORDS)
-    door = {n for n in inspect.signature(fit_spec).parameters if n != "training"}
-    assert door == set(REACHES) | SPECIAL
+def words(**more: Any) -> dict[str, Any]:
+    return {**TestFit.base, **more}
 
 
 def test_the_signature_is_the_references() -> None:
@@ -119,24 +154,6 @@ def test_the_signature_is_the_references() -> None:
         "device": "auto",
     }
     assert {n: parameters[n].default for n in defaults} == defaults
-
-
-@pytest.mark.parametrize("word", REACHES)
-def test_each_word_reaches_its_leaf(word) -> None:
-    value, path = REACHES[word]
-    spec = fit_spec(**words(**{word: value}))
-    assert leaf(spec, path) == value
-    if word != "train_data":
-        assert spec.id != fit_spec(**words()).id, "a word that changes nothing is dropped"
-
-
-@pytest.mark.parametrize("field", TrainingSpec.model_fields)
-def test_every_field_of_training_can_be_said(field) -> None:
-    """By fit's own word, or by the field's name."""
-    own = {path: word for word, (_, path) in REACHES.items()}
-    inside = {"num_warmup_steps", "num_training_steps", "lr_scheduler_kwargs"}
-    path = leaves()[field]
-    assert path in own or field in inside or field in WORDS
 
 
 def test_the_schedule_is_worded_either_way() -> None:
@@ -194,10 +211,3 @@ def test_all_problems_are_told_together() -> None:
     with pytest.raises(SpecError) as caught:
         fit_spec(**words(epochs=-1, batch_size=0, epoch=3))
     assert len(caught.value.problems) == 3
-
-
-def test_explicit_zeros_count() -> None:
-    """The reference turned epochs=0 and num_workers=0 into its defaults."""
-    spec = fit_spec(**words(epochs=0, num_workers=0))
-    assert spec.training.num_train_epochs == 0
-    assert spec.training.dataloader_num_workers == 0

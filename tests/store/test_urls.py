@@ -1,4 +1,4 @@
-"""The store by content, and the only opener of URLs."""
+"""The only opener of URLs."""
 
 from __future__ import annotations
 
@@ -12,73 +12,13 @@ from pathlib import Path
 import pytest
 
 from luthier.errors import (
-    CorruptBundle,
     DataError,
     LuthierError,
-    NotFound,
     StoreError,
     UnsafeLocation,
 )
 from luthier.store import web
-from luthier.store.blobs import Store
-from luthier.store.bundle import open_bundle, write_bundle
 from luthier.store.urls import local_file
-
-
-def one_file(folder: Path) -> None:
-    (folder / "x").write_bytes(b"123")
-
-
-def test_blobs_are_found_by_content_and_verified(tmp_path: Path) -> None:
-    (tmp_path / "data").write_bytes(b"rows" * 1000)
-    store = Store(tmp_path / "home")
-    name = store.put_blob(tmp_path / "data")
-    assert store.put_blob(tmp_path / "data") == name
-    assert store.blob(name).read_bytes() == b"rows" * 1000
-    assert local_file(f"blob:{name}", tmp_path, store.blob) == store.blob(name)
-    store.blob(name).write_bytes(b"rowz" * 1000)
-    with pytest.raises(StoreError, match="not what was written"):
-        store.blob(name)
-    for bad in ("0" * 64, "../../etc/passwd", "", "ABC"):
-        with pytest.raises(NotFound):
-            store.blob(bad)
-
-
-def test_publishing_is_idempotent_and_mends_damage(tmp_path: Path) -> None:
-    store = Store(tmp_path / "home")
-    bundle = write_bundle(tmp_path / "made", one_file, {"a": 1})
-    name = store.publish(bundle, public=False)
-    assert store.publish(bundle, public=False) == name == bundle.id
-    assert store.artifact(name[:6]) == tmp_path / "home" / "artifacts" / name
-    assert store.artifact(name).stat().st_mode & 0o777 == 0o700
-    (store.artifact(name) / "x").unlink()
-    (store.artifacts / name / "x").write_bytes(b"124")
-    with pytest.raises(CorruptBundle):
-        store.artifact(name)
-    assert store.publish(bundle, public=True) == name
-    assert store.artifact(name).stat().st_mode & 0o777 == 0o755
-    for bad in ("ffff", "../" + name, name.upper(), "ab"):
-        with pytest.raises(NotFound):
-            store.artifact(bad)
-
-
-def test_an_exchanged_artifact_is_noticed(tmp_path: Path) -> None:
-    store = Store(tmp_path / "home")
-    name = store.publish(write_bundle(tmp_path / "a", one_file, {"a": 1}), public=False)
-    write_bundle(store.artifacts / name, one_file, {"a": 2})  # whole, but not that one
-    with pytest.raises(CorruptBundle, match="not the one"):
-        store.artifact(name)
-    store.remove_artifact(name)
-    assert store.artifact_ids() == []
-
-
-def test_a_bundle_damaged_before_publishing_is_refused(tmp_path: Path) -> None:
-    store = Store(tmp_path / "home")
-    bundle = write_bundle(tmp_path / "a", one_file, {})
-    (bundle.path / "x").write_bytes(b"321")
-    with pytest.raises(CorruptBundle):
-        store.publish(bundle, public=False)
-    assert store.artifact_ids() == []
 
 
 def test_paths_and_file_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,9 +220,3 @@ def test_a_folder_of_an_allowed_scheme_is_no_file(
         local_file(f"local://{tmp_path}/rows.csv", tmp_path / "cache")
     with pytest.raises(DataError, match="no such file"):
         local_file("memory://rows.csv", tmp_path / "cache")
-
-
-def test_published_artifacts_open_as_bundles(tmp_path: Path) -> None:
-    store = Store(tmp_path / "home")
-    name = store.publish(write_bundle(tmp_path / "a", one_file, {"a": 1}), public=False)
-    assert open_bundle(store.artifact(name)).meta == {"a": 1}
