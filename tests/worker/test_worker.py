@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from luthier.runs.client import Run
 from luthier.runs.connection import Home
 from luthier.runs.process import Process
+from luthier.testing.durability.failures import stop_between_writes
 from luthier.testing.forkserver import Forked, ForkServer
 from luthier.testing.toy_engine import result, toy_spec
 from luthier.testing.waiting import until
@@ -180,22 +180,6 @@ def test_a_cancelled_run_can_be_resumed_and_retried(home: Home, start: Start) ->
     assert not (home.path / "runs" / run.id / "checkpoints").exists()
 
 
-def stop_between_writes(pid: int, home: Home) -> None:
-    """SIGSTOP, but not while it holds the database's lock: nobody could go on then."""
-    for _ in range(100):
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            with sqlite3.connect(home.path / "luthier.db", timeout=0.2) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            os.kill(pid, signal.SIGCONT)
-        else:
-            return
-        finally:
-            connection.close()
-    raise AssertionError("it never let go of the lock")
-
-
 def test_a_process_stopped_with_the_database_locked_is_ended(home: Home, forks: ForkServer) -> None:
     """The worst moment to be stopped: in the middle of a write, the lease in hand."""
     run = home.submit(toy_spec())
@@ -218,7 +202,7 @@ def test_a_stopped_worker_that_wakes_up_publishes_nothing(
     until(lambda: has_trained(run, 5))
     zombie = holder_pid(run)
     first.signal(signal.SIGKILL)
-    stop_between_writes(zombie, home)
+    stop_between_writes(zombie, home.path / "luthier.db")
     # On the same machine it would be killed; another cannot know that it is only stopped.
     monkeypatch.setenv("LUTHIER_MACHINE", "second")
     start("--lease-s", "1")

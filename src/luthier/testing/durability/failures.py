@@ -216,6 +216,8 @@ def stop_between_writes(pid: int, database: Path) -> None:
             os.kill(pid, signal.SIGSTOP)
         except ProcessLookupError:
             return  # it ended by itself
+        # A signal takes its time, and a thread that still runs may take the lock meanwhile.
+        until(lambda: all_stopped(pid))
         connection = sqlite3.connect(database, timeout=0.2)
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -226,6 +228,15 @@ def stop_between_writes(pid: int, database: Path) -> None:
         finally:
             connection.close()
     raise AssertionError("it never let go of the lock")
+
+
+def all_stopped(pid: int) -> bool:
+    """Whether no thread of a process runs any more."""
+    try:
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # a thread ended while it was looked at
+    return all(stat.rpartition(")")[2].split()[0] in "TZX" for stat in stats)
 
 
 def resume_and_wait(pid: int) -> None:
