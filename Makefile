@@ -25,8 +25,9 @@ proof: setup     ## the long forms: every test marked slow, then the durability 
 	@$(PYTEST) -m slow --timeout 7200 $(ARGS)
 	@.venv/bin/python -m luthier.testing.durability --kills 1000
 
-bench: setup     ## the measured figures of the docs, measured again
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; OMP_NUM_THREADS=1 .venv/bin/python $$file || exit 1; done
+bench: setup     ## the measured figures of the docs, measured again: hours, on an idle machine
+	@.venv/bin/luthier bench --write --precision both $(ARGS)
+	@for file in benchmarks/*.py; do echo "== $$file"; .venv/bin/python $$file || exit 1; done
 
 format: setup    ## put the code into shape
 	@.venv/bin/ruff check --fix -q src tests scripts; .venv/bin/ruff format -q src tests scripts

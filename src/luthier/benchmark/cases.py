@@ -53,7 +53,7 @@ class Case:
         small = {
             "steps": replace(self, steps=min(self.steps, 2), warmup=1),
             "whole": replace(self, rows=4 * self.batch_size, steps=2),
-            "encode": replace(self, rows=2000, steps=500),
+            "encode": replace(self, rows=2000, steps=1000),
             "start": self,
         }[self.kind]
         return replace(small, rounds=1, peers=self.peers[:1])
@@ -118,23 +118,23 @@ CASES: tuple[Case, ...] = (
     Case(
         "frozen-3",
         FROZEN,
-        "embeddings and 3 layers frozen, 3 epochs of 1,024 long texts",
+        "embeddings and 3 layers frozen, 3 epochs of 512 long texts",
         "debian",
         "whole",
-        rows=1024,
+        rows=512,
         steps=3,
-        rounds=3,
+        rounds=2,
         frozen_layers=3,
     ),
     Case(
         "head-only",
         FROZEN,
-        "a new head on a frozen model, 10 epochs of 1,024 long texts",
+        "a new head on a frozen model, 10 epochs of 512 long texts",
         "debian",
         "whole",
-        rows=1024,
+        rows=512,
         steps=10,
-        rounds=3,
+        rounds=2,
         head_only=True,
     ),
     Case(

@@ -51,7 +51,7 @@ _BY_HAND = """
 
 | gain | in sentence-transformers' trainer | in the tuned column |
 |---|---|---|
-| oneDNN's matmul | `torch.set_float32_matmul_precision("medium")` | yes |
+| oneDNN's matmul | `torch.set_float32_matmul_precision("medium")` | where it is faster |
 | bf16 | `bf16=True` | in the bf16 rows, as everywhere |
 | fused AdamW | `optim="adamw_torch_fused"`, the default since torch 2.8 | yes |
 | freed memory is kept | `MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_` | yes |

@@ -6,6 +6,7 @@ the side says ``begun`` when its first step begins, and after each ``k`` steps a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from luthier.errors import LuthierError
 
@@ -78,8 +79,8 @@ class Gate:
         self._say({"said": "period", **vars(period)})
 
     def _wait(self) -> None:
-        line = self._pipe.readline()
-        word = json.loads(line) if line else {}  # an end of file: who steered us is gone
+        line = _line(self._pipe)
+        word = json.loads(line) if line else {}  # who steered us is gone
         self._ended = "steps" not in word
         self._allowed, self._losses = word.get("steps", 0), []
         if word.get("reset_peak"):
@@ -87,8 +88,17 @@ class Gate:
         self._started, self._cpu = time.perf_counter(), time.process_time()
 
     def _say(self, word: Mapping[str, Any]) -> None:
-        self._pipe.write(json.dumps(word) + "\n")
-        self._pipe.flush()
+        with contextlib.suppress(ConnectionError):  # nobody listens: the next wait will tell
+            self._pipe.write(json.dumps(word) + "\n")
+            self._pipe.flush()
+
+
+def _line(pipe: TextIO) -> str:
+    """The next line, or nothing when the other end is gone."""
+    try:
+        return pipe.readline()
+    except ConnectionResetError:  # it went with words of ours unread
+        return ""
 
 
 def reset_peak() -> None:
@@ -141,7 +151,7 @@ class Side:
         """Let it run so many steps, and wait until it stands still. Raises SideFailed."""
         self._say({"steps": steps, "reset_peak": reset_peak})
         while True:
-            line = self._pipe.readline()
+            line = _line(self._pipe)
             if not line:
                 raise self._failed()
             word = json.loads(line)
@@ -171,7 +181,7 @@ class Side:
         try:
             self._pipe.write(json.dumps(word) + "\n")
             self._pipe.flush()
-        except BrokenPipeError:
+        except ConnectionError:
             raise self._failed() from None
 
     def _failed(self) -> SideFailed:

@@ -33,7 +33,7 @@ def summarize(race: Race, settings: Settings, peak: Mapping[str, float | str]) -
         "title": case.title,
         "kind": case.kind,
         "precision": settings.precision,
-        "model": settings.model.name if settings.model.name != "model" else "all-MiniLM-L6-v2",
+        "model": settings.name,
         "batch_size": case.batch_size,
         "max_seq_length": work.job.max_seq_length,
         "rounds": len(times[OURS]),

@@ -59,6 +59,7 @@ def bench(
     from luthier.benchmark.cases import find_cases
     from luthier.benchmark.machine import cores
     from luthier.benchmark.places import clone, data_folder, model_folder
+    from luthier.benchmark.race import peak as matmul_peak
     from luthier.benchmark.work import Settings
 
     chosen = find_cases(cases or [])
@@ -73,15 +74,20 @@ def bench(
     if write and root is None:
         message = "the documentation is in a clone of luthier, and this is none"
         raise NotFound(message, hint="luthier bench --json > results.json")
+    used, folder = threads or cores(), model_folder(model)
+    note(f"the peak of a matrix product on {used} threads")
+    peak = matmul_peak(used, 0.05 if quick else 0.8)
     with tempfile.TemporaryDirectory(prefix="luthier-bench-") as scratch:
 
         def settings(word: str, number: int) -> Settings:
             return Settings(
-                model=model_folder(model),
+                model=folder,
+                name=Path(model).name,
                 data=data_folder(),
                 work=Path(scratch) / str(number),
                 precision=word,
-                threads=threads or cores(),
+                threads=used,
+                onednn=peak["fp32_by"] == "oneDNN",
                 quick=quick,
                 rounds=rounds,
                 dropout=dropout,
@@ -89,12 +95,12 @@ def bench(
             )
 
         words: list[str] = ["fp32", "bf16"] if precision == "both" else [precision]
-        done = _run(chosen, words, settings, write, root)
+        done = _run(chosen, words, settings, peak, root if write else None)
     if as_json:
         print_json(done)
     else:
         _print(done)
-    if not done["results"]:
+    if done["failed"] or not done["results"]:
         raise typer.Exit(1)
 
 
@@ -102,20 +108,22 @@ def _run(
     chosen: list[Case],
     precisions: list[str],
     settings: Callable[[str, int], Settings],
-    write: bool,
-    root: Path | None,
+    peak: dict[str, float | str],
+    write_to: Path | None,
 ) -> dict[str, Any]:
-    """Measure case after case; what cannot be measured here is skipped, and said. Results are
-    written as they come: an hour of measuring is not lost to the last case."""
+    """Measure case after case. What cannot be measured here is skipped, and said; a case that
+    fails does not take the others with it, and results are written as they come."""
     from luthier.benchmark import page, race
     from luthier.benchmark.machine import commit, machine
+    from luthier.benchmark.places import clone
+    from luthier.benchmark.steering import SideFailed
     from luthier.benchmark.summary import summarize
     from luthier.benchmark.unavailable import Unavailable
 
-    facts, at = machine(), commit(root)
-    peak: dict[str, float | str] = {}
+    facts, at = machine(), commit(clone())
     results: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
+    failed: list[dict[str, str]] = []
     for number, (case, word) in enumerate((c, w) for c in chosen for w in precisions):
         asked = settings(word, number)
         try:
@@ -124,13 +132,14 @@ def _run(
             note(f"skipped {case.name}: {error}")
             skipped.append({"case": case.name, "precision": word, "reason": str(error)})
             continue
-        if not peak:
-            note(f"the peak of a matrix product on {asked.threads} threads")
-            peak = race.peak(asked.threads, 0.05 if asked.quick else 0.8)
+        except SideFailed as error:
+            note(f"failed {case.name}: {error}")
+            failed.append({"case": case.name, "precision": word, "reason": str(error)})
+            continue
         result = summarize(raced, asked, peak)
         results.append(result)
-        if write and root is not None:
-            page.write([result], facts, at, root / "docs" / "benchmarks.md")
+        if write_to is not None:
+            page.write([result], facts, at, write_to / "docs" / "benchmarks.md")
             note(f"{case.name} {word}: written to docs/benchmarks.md")
     return {
         "machine": facts,
@@ -138,6 +147,7 @@ def _run(
         "peak": peak,
         "results": results,
         "skipped": skipped,
+        "failed": failed,
     }
 
 
@@ -152,8 +162,9 @@ def _print(done: dict[str, Any]) -> None:
             print(f"{result['case']}: losses differ by at most {difference:.1e} in a step")
         if cosine is not None:
             print(f"{result['case']}: least cosine between the vectors {cosine:.6f}")
-    for entry in done["skipped"]:
-        print(f"skipped {entry['case']} ({entry['precision']}): {entry['reason']}")
+    for what in ("skipped", "failed"):
+        for entry in done[what]:
+            print(f"{what} {entry['case']} ({entry['precision']}): {entry['reason']}")
     sys.stdout.flush()
 
 

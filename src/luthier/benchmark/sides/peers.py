@@ -1,7 +1,8 @@
 """What the sides with a Hugging Face trainer share: model, data, arguments, and the gate.
 
 ``tuned`` is what a user of these trainers can switch on by hand and keep the same work:
-oneDNN's matmul, the fused optimizer, no wait in the allocator (``race.ENVIRONMENTS``).
+oneDNN's matmul where it is faster, the fused optimizer, an allocator that keeps what it has
+(``race``).
 Batches of like length are not among it: they are other negatives, which is other work.
 """
 
@@ -25,7 +26,7 @@ def settle(job: Job) -> None:
     """Threads, and the matmul of the tuned peer."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(SEED)
-    if job.tuned:
+    if job.tuned and job.onednn:
         torch.set_float32_matmul_precision("medium")
 
 
