@@ -4,22 +4,54 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, get_args
 
 import pytest
+from pydantic import ValidationError
 
 import luthier
 from luthier.callback import EarlyStopping, WiSEFTCallback
-from luthier.doors.fit import HEAD_RATE, RUN_WORDS, WHOLE_MODEL_RATE, fit_spec
+from luthier.doors.fit import HEAD_RATE, RUN_WORDS, WHOLE_MODEL_RATE, WORDS, fit_spec
 from luthier.errors import SpecError
-from luthier.spec import CSVOptions, JobSpec, Source
+from luthier.spec import CSVOptions, JobSpec, Source, TrainingSpec
 from luthier.testing.doors import DoorCase, Word
 
 DATA = Source(uri="/data/train.csv")
 EVAL = Source(uri="/data/eval.csv")
 
+#: Fields of training that fit() has another word for.
+ITS_OWN = (
+    "optim",
+    "optim_args",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "dataloader_num_workers",
+)
 #: The words of fit() in a schedule need one.
 LINEAR = {"scheduler": "linear"}
+
+
+#: Fields of training that fit() has no word of its own for.
+BY_OWN_NAME = [
+    name
+    for name in WORDS
+    if name in TrainingSpec.model_fields and name not in inspect.signature(luthier.fit).parameters
+    if name not in (*ITS_OWN, "num_warmup_steps", "num_training_steps")
+]
+
+
+def by_own_name(name: str) -> Word:
+    """Any value that the field takes and that is not its default."""
+    field = TrainingSpec.model_fields[name]
+    for value in (*get_args(field.annotation), 1, 2, 0.5):
+        with suppress(ValidationError):
+            taken = getattr(TrainingSpec.model_validate({name: value}), name)
+            if taken == value != field.default:
+                return Word(name, value, f"training.{name}")
+    raise AssertionError(f"no value found for {name}: give it a Word by hand")
 
 
 class TestFit(DoorCase):
@@ -76,16 +108,7 @@ class TestFit(DoorCase):
         Word("sampler", "random", "training.sampler"),
         Word("loss_optimizer", "SGD", "objective.loss_optimizer"),
         Word("loss_optimizer_options", {"momentum": 0.5}, "objective.loss_optimizer_options"),
-        # Any further field of training, by its own name.
-        Word("max_steps", 10, "training.max_steps"),
-        Word("per_device_eval_batch_size", 8, "training.per_device_eval_batch_size"),
-        Word("gradient_accumulation_steps", 2, "training.gradient_accumulation_steps"),
-        Word("max_grad_norm", 1.0, "training.max_grad_norm"),
-        Word("seed", 0, "training.seed"),
-        Word("precision", "bf16", "training.precision"),
-        Word("execution", "padded", "training.execution"),
-        Word("save_steps", 5, "training.save_steps"),
-        Word("eval_steps", 5, "training.eval_steps"),
+        *map(by_own_name, BY_OWN_NAME),
     )
 
     def door(self, **words: Any) -> JobSpec:
