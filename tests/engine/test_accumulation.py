@@ -10,13 +10,15 @@ from luthier.data import load_dataset
 from luthier.engine.device import Device
 from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.setup import train_form
+from luthier.models.dropout import set_fast_dropout
 from luthier.models.loading import load_text_model
+from luthier.models.tokens import Tokens
 from luthier.objectives import build_objective
 
 ROWS = np.arange(12)
 
 
-def learner(spec, place, loss):
+def learner(spec, place, loss, execution="padded"):
     spec = spec.changed(loss=loss)
     dataset = load_dataset(place.blobs(spec.data.train.uri), spec.data.csv, place.cache)
     dataset = train_form(dataset, spec)
@@ -24,6 +26,8 @@ def learner(spec, place, loss):
     objective = build_objective(
         spec.objective, dim=model.dim, num_classes=len(dataset), form=dataset.form
     )
+    model.execution = execution
+    set_fast_dropout(model, execution != "padded")
     return EmbeddingLearner(model, objective, dataset, Device("cpu", "fp32"))
 
 
@@ -41,9 +45,10 @@ def step(found, micro):
 
 @pytest.mark.parametrize("loss", ["MultipleNegativesRankingLoss", "NTXentLoss", "ArcFaceLoss"])
 @pytest.mark.parametrize("micro", [1, 4, 5, 11])
-def test_chunks_equal_the_whole(make_spec, place, loss, micro, one_thread) -> None:
-    found = learner(make_spec(), place, loss)
-    whole_loss, whole = step(found, None)
+@pytest.mark.parametrize("execution", ["packed", "chunked", "padded"])
+def test_chunks_equal_the_whole(make_spec, place, loss, micro, execution, one_thread) -> None:
+    whole_loss, whole = step(learner(make_spec(), place, loss), None)
+    found = learner(make_spec(), place, loss, execution)
     loss, gradients = step(found, micro)
     assert loss == pytest.approx(whole_loss, abs=1e-6)
     assert len(gradients) == len(whole) > 0
@@ -51,29 +56,26 @@ def test_chunks_equal_the_whole(make_spec, place, loss, micro, one_thread) -> No
         torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("execution", ["packed", "chunked", "padded"])
 def test_the_second_pass_draws_the_dropout_of_the_first(
-    make_spec, place, tiny_dropout_model, one_thread
+    make_spec, place, tiny_dropout_model, execution, one_thread
 ) -> None:
     """Otherwise the gradient belongs to embeddings that the loss never saw. The oracle keeps
     the graph of every chunk, so it runs each only once."""
     spec = make_spec(**{"model.name": str(tiny_dropout_model)})
-    found = learner(spec, place, "MultipleNegativesRankingLoss")
+    found = learner(spec, place, "MultipleNegativesRankingLoss", execution)
     loss, gradients = step(found, 5)
 
     for module in found.modules():
         module.zero_grad(set_to_none=True)
     torch.manual_seed(3)
     batch = found.fetch(ROWS)
-    columns = [
-        torch.cat(
-            [
-                found._embed({k: v[start : start + 5] for k, v in features.items()})
-                for start in range(0, len(ROWS), 5)
-            ]
-        )
-        for features in batch.features
-    ]
-    whole = found._compare(columns, batch)
+    tokens = Tokens.join(batch.columns)
+    chunks = found._chunks(batch, 5)
+    assert len(chunks) > 1
+    places = torch.from_numpy(np.argsort(np.concatenate(chunks)))
+    vectors = torch.cat([found._embed(tokens.take(chunk)) for chunk in chunks])[places]
+    whole = found._compare(vectors.split(len(ROWS)), batch)
     whole.backward()
     expected = [p.grad for m in found.modules() for p in m.parameters() if p.grad is not None]
     assert loss == pytest.approx(whole.item(), abs=1e-6)

@@ -6,7 +6,7 @@ nothing else. ``EmbeddingLearner`` puts a text model and an objective behind it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from luthier.engine.device import Device
+from luthier.models.tokens import Tokens, by_budget
 from luthier.objectives import Embedded
 
 if TYPE_CHECKING:
     from luthier.data import Dataset
     from luthier.objectives import Objective
 
-Features = dict[str, Tensor]
+#: The tokens of a role's texts, by the numbers of their rows.
+Texts = Callable[[str, np.ndarray], Tokens]
 
 
 class Learner(Protocol):
@@ -49,14 +51,14 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Tokenised rows: one set of features a text role, and what the loss compares to."""
+    """Rows as tokens: one column a text role, and what the loss compares to."""
 
-    features: tuple[Features, ...]
+    columns: tuple[Tokens, ...]
     labels: Tensor | None
     targets: Tensor | None
 
     def __len__(self) -> int:
-        return len(next(iter(self.features[0].values())))
+        return len(self.columns[0])
 
 
 class EmbeddingLearner:
@@ -67,10 +69,13 @@ class EmbeddingLearner:
     each chunk is run again with the gradient that the loss gave its embeddings (Gao et al.
     2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup). In-batch
     negatives are never lost to accumulation.
+
+    ``texts`` gives the tokens of rows. At first it makes them when a batch is fetched.
     """
 
     def __init__(self, model: Any, objective: Objective, dataset: Dataset, device: Device) -> None:
         self.model, self.objective, self.dataset, self.device = model, objective, dataset, device
+        self.texts: Texts = lambda role, rows: model.tokens(dataset.texts(role, rows))
         self._labels = (
             torch.from_numpy(dataset.array("label")) if dataset.form == "labelled" else None
         )
@@ -87,7 +92,7 @@ class EmbeddingLearner:
     def fetch(self, rows: np.ndarray) -> TextBatch:
         index = torch.from_numpy(rows)
         return TextBatch(
-            tuple(self.model.tokenize(self.dataset.texts(r, rows)) for r in self.dataset.roles),
+            tuple(self.texts(role, rows) for role in self.dataset.roles),
             None if self._labels is None else self._labels[index],
             None if self._targets is None else self._targets[index],
         )
@@ -98,7 +103,7 @@ class EmbeddingLearner:
     def backward(self, batch: TextBatch, micro: int | None) -> float:
         if micro is None or micro >= len(batch):
             with self.device.autocast():
-                columns = [self._embed(f) for f in batch.features]
+                columns = self._embed_columns(batch)
             loss = self._compare(columns, batch)
             self.device.backward(loss)
             return loss.item()
@@ -106,12 +111,16 @@ class EmbeddingLearner:
 
     def loss(self, batch: TextBatch) -> float:
         with torch.no_grad(), self.device.autocast():
-            columns = [self._embed(f) for f in batch.features]
-            return self._compare(columns, batch).item()
+            return self._compare(self._embed_columns(batch), batch).item()
 
-    def _embed(self, features: Features) -> Tensor:
-        embeddings: Tensor = self.model(self.device.move(features))
+    def _embed(self, tokens: Tokens) -> Tensor:
+        embeddings: Tensor = self.model.embed(tokens)
         return embeddings.float()
+
+    def _embed_columns(self, batch: TextBatch) -> Sequence[Tensor]:
+        if self.model.execution == "padded":  # each role padded for itself, as others do
+            return [self._embed(column) for column in batch.columns]
+        return torch.split(self._embed(Tokens.join(batch.columns)), len(batch))
 
     def _compare(self, columns: Sequence[Tensor], batch: TextBatch) -> Tensor:
         device = columns[0].device
@@ -121,34 +130,41 @@ class EmbeddingLearner:
         return loss
 
     def _backward_in_chunks(self, batch: TextBatch, micro: int) -> float:
-        chunks = [
-            (column, {k: v[start : start + micro] for k, v in features.items()})
-            for column, features in enumerate(batch.features)
-            for start in range(0, len(batch), micro)
-        ]
+        tokens = Tokens.join(batch.columns)
+        order = self._chunks(batch, micro)
+        chunks = [tokens.take(texts) for texts in order]
         states, parts = [], []
         with torch.no_grad(), self.device.autocast():
-            for _, features in chunks:
+            for chunk in chunks:
                 states.append(self._random_state())
-                parts.append(self._embed(features))
-        columns = [
-            torch.cat([p for p, (c, _) in zip(parts, chunks, strict=True) if c == column])
-            .detach()
-            .requires_grad_()
-            for column in range(len(batch.features))
-        ]
-        loss = self._compare(columns, batch)
+                parts.append(self._embed(chunk))
+        vectors = torch.empty(len(tokens), parts[0].shape[1], device=parts[0].device)
+        places = [torch.from_numpy(texts).to(vectors.device) for texts in order]
+        vectors[torch.cat(places)] = torch.cat(parts)
+        vectors.requires_grad_()
+        loss = self._compare(torch.split(vectors, len(batch)), batch)
         self.device.backward(loss)
+        gradient = torch.zeros_like(vectors) if vectors.grad is None else vectors.grad
         after = self._random_state()
-        gradients = [g for column in columns for g in torch.split(_gradient(column), micro)]
-        for (_, features), state, gradient in zip(chunks, states, gradients, strict=True):
+        for chunk, texts, state in zip(chunks, places, states, strict=True):
             self._set_random_state(state)  # the same dropout as in the first pass
             with self.device.autocast():
-                embeddings = self._embed(features)
+                embeddings = self._embed(chunk)
             # The gradient already bears the loss scale: accelerate must not scale it again.
-            torch.autograd.backward([embeddings], [gradient])
+            torch.autograd.backward([embeddings], [gradient[texts]])
         self._set_random_state(after)
         return loss.item()
+
+    def _chunks(self, batch: TextBatch, micro: int) -> list[np.ndarray]:
+        """The texts of all columns in chunks that need no more memory than ``micro`` of the
+        batch's longest rows."""
+        rows, columns = len(batch), batch.columns
+        if self.model.execution == "padded":
+            texts = np.arange(rows * len(columns))
+            starts = [c * rows + s for c in range(len(columns)) for s in range(0, rows, micro)]
+            return np.split(texts, starts[1:])
+        longest_row = int(np.sum([column.lengths for column in columns], axis=0).max())
+        return by_budget(np.concatenate([c.lengths for c in columns]), micro * longest_row)
 
     def _random_state(self) -> Tensor:
         if self.device.name.startswith("cuda"):
@@ -160,7 +176,3 @@ class EmbeddingLearner:
             torch.cuda.set_rng_state(state, self.device.torch)
         else:
             torch.set_rng_state(state)
-
-
-def _gradient(column: Tensor) -> Tensor:
-    return torch.zeros_like(column) if column.grad is None else column.grad

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
 from luthier.engine.device import Device
-from luthier.engine.learner import Learner
+from luthier.engine.learner import EmbeddingLearner, Learner
 from luthier.engine.state import random_states, restore_random_states
 
 #: Share of the free memory that one step's activations may take. The rest is for the
@@ -69,14 +70,7 @@ def activation_bytes(learner: Learner, batch: Any) -> int:
     return sum(seen.values())
 
 
-def largest_batch(learner: Learner, longest: Any, device: Device, *, rows: int) -> int:
-    """The largest power of two of rows whose step fits into the memory budget.
-
-    Args:
-        longest: a batch of the longest rows of the data; what one row costs is measured on it.
-        rows: rows in the data set, an upper bound.
-    """
-    per_row = max(1, activation_bytes(learner, longest) // learner.size(longest))
-    fitting = int(free_bytes(device) * BUDGET) // per_row
-    limit = max(1, min(fitting, MOST_ROWS, rows))
-    return 1 << (limit.bit_length() - 1)
+def rows_that_fit(learner: EmbeddingLearner, longest: np.ndarray) -> int:
+    """Rows of the data's longest texts that fit into the memory budget at once, 0 or more."""
+    per_row = activation_bytes(learner, learner.fetch(longest)) // len(longest)
+    return int(free_bytes(learner.device) * BUDGET) // max(1, per_row)

@@ -18,6 +18,10 @@ from luthier.errors import Problem, SpecError
 from luthier.registry import find
 from luthier.spec import TrainingSpec
 
+#: Optimizers that torch also has as one pass over each parameter: the same arithmetic, five
+#: times as fast on a CPU.
+_FUSED = ("Adam", "AdamW", "SGD", "Adagrad")
+
 #: A parameter, and how far it is from the bottom of the model: 0 is the token embedding.
 Depths = Iterable[tuple[str, nn.Parameter, int]]
 
@@ -197,6 +201,8 @@ def _build(
         if name == "SparseAdam":
             return _sparse(groups, rate, keywords, embedding)
         make = find("optimizer", name).load()
+        if name in _FUSED and not keywords.keys() & {"fused", "foreach", "differentiable"}:
+            keywords["fused"] = True
         if name == "LBFGS":
             return [make([p for g in groups for p in g["params"]], lr=rate, **keywords)]
         return [make(groups, lr=rate, **keywords)]

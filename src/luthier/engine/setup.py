@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ from luthier.data import Dataset, facts
 from luthier.engine.control import Listener, ignore
 from luthier.engine.device import Device
 from luthier.engine.learner import EmbeddingLearner
-from luthier.engine.memory import largest_batch
+from luthier.engine.memory import MOST_ROWS, rows_that_fit
 from luthier.engine.optim import Optimization, build_optimization
 from luthier.engine.read import Data, Place
+from luthier.engine.resolved import Resolved
 from luthier.engine.state import (
     OURS,
     History,
@@ -29,8 +29,12 @@ from luthier.engine.state import (
     seed_everything,
     write_state,
 )
-from luthier.errors import CorruptBundle
+from luthier.engine.tokenized import rows_seen, tokenize_once
+from luthier.errors import CorruptBundle, Problem, SpecError
+from luthier.models.dropout import set_fast_dropout
+from luthier.models.execution import choose
 from luthier.models.loading import load_text_model
+from luthier.models.tokens import Tokens
 from luthier.objectives import build_objective, needs
 from luthier.spec import JobSpec
 from luthier.store import atomic
@@ -41,6 +45,9 @@ KEPT = 2
 
 #: Rows whose memory is measured to find the largest batch.
 _PROBED_ROWS = 4
+
+#: Rows up to which a batch that was asked for is not measured first: what a laptop trains.
+_SURELY_FIT = 64
 
 
 @dataclass
@@ -94,9 +101,9 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         form=dataset.form,
     ).to(device.torch)
     learner = EmbeddingLearner(model, objective, dataset, device)
-    batch_size = training.per_device_train_batch_size or _found_batch_size(
-        learner, dataset, device, place, tell
-    )
+    resolved = Resolved(place.folder / "resolved.json")
+    _choose_execution(learner, training.execution, resolved, tell)
+    batch_size = training.per_device_train_batch_size or _found_batch_size(learner, resolved, tell)
     effective = batch_size * training.gradient_accumulation_steps
     plan = make_plan(
         dataset,
@@ -107,6 +114,8 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         objective=wants,
     )
     total_steps = _total_steps(spec, plan)
+    seen = rows_seen(plan, total_steps, len(dataset))
+    learner.texts = tokenize_once(model, dataset, place.cache, tell, seen) or learner.texts
     optimization = build_optimization(
         training,
         model.depths(),
@@ -118,7 +127,8 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         loss_optimizer_options=spec.objective.loss_optimizer_options,
         embedding=model.token_embedding if training.optim == "SparseAdam" else None,
     )
-    position = Position(micro=batch_size if training.gradient_accumulation_steps > 1 else None)
+    micro = batch_size if training.gradient_accumulation_steps > 1 else None
+    position = Position(micro=micro or _found_micro(learner, effective, resolved, tell))
     setup = Setup(
         spec,
         place,
@@ -202,17 +212,58 @@ def _total_steps(spec: JobSpec, plan: Plan) -> int:
     return math.ceil(spec.training.num_train_epochs * plan.steps_per_epoch)
 
 
-def _found_batch_size(
-    learner: EmbeddingLearner, dataset: Dataset, device: Device, place: Place, tell: Listener
-) -> int:
-    """The largest batch that fits. Decided once a run: a resumed run must not decide anew."""
-    record = place.folder / "resolved.json"
-    if record.exists():
-        return int(json.loads(record.read_text())["batch_size"])
-    longest = learner.fetch(longest_rows(dataset, _PROBED_ROWS))
-    found = largest_batch(learner, longest, device, rows=len(dataset))
-    atomic.write_bytes(record, json.dumps({"batch_size": found}).encode())
-    tell("log", {"level": "info", "message": f"batch_size: {found} rows fit in memory"})
+def _choose_execution(
+    learner: EmbeddingLearner, wanted: str, resolved: Resolved, tell: Listener
+) -> None:
+    """Set how texts go through the encoder; what is asked for and not right is refused."""
+    model, rows = learner.model, len(learner.dataset)
+
+    def decide() -> list[str]:
+        sample = np.union1d(longest_rows(learner.dataset, _PROBED_ROWS), np.arange(min(rows, 32)))
+        execution, reason = choose(model, Tokens.join(learner.fetch(sample).columns))
+        if reason:
+            tell("log", {"level": "info", "message": f"texts run {execution}: {reason}"})
+        if wanted == "packed" != execution:
+            hint = "use execution='auto'"
+            raise SpecError([Problem("training.execution", f"cannot be packed: {reason}", hint)])
+        return [execution if wanted == "auto" else wanted]
+
+    model.execution = wanted if wanted == "padded" else resolved.once("execution", decide)[0]
+    # The plain path is the peers', to the last draw of their dropout.
+    set_fast_dropout(model, model.execution != "padded")
+
+
+def _found_batch_size(learner: EmbeddingLearner, resolved: Resolved, tell: Listener) -> int:
+    """The largest batch that fits."""
+
+    def decide() -> int:
+        found = rows_that_fit(learner, longest_rows(learner.dataset, _PROBED_ROWS))
+        size = min(found, MOST_ROWS, len(learner.dataset))
+        size = 1 << (max(1, size).bit_length() - 1)
+        tell("log", {"level": "info", "message": f"batch_size: {size} rows fit in memory"})
+        return size
+
+    return int(resolved.once("batch_size", decide))
+
+
+def _found_micro(
+    learner: EmbeddingLearner, batch_size: int, resolved: Resolved, tell: Listener
+) -> int | None:
+    """Rows that go through the model at once where a whole batch does not fit in memory; its
+    gradient is the same (see ``EmbeddingLearner``). None where it fits."""
+    if batch_size <= _SURELY_FIT:
+        return None
+
+    def decide() -> int | None:
+        found = rows_that_fit(learner, longest_rows(learner.dataset, _PROBED_ROWS))
+        if found >= batch_size:
+            return None
+        micro = max(1, found)
+        message = f"a batch of {batch_size} does not fit in memory: {micro} rows at a time"
+        tell("log", {"level": "info", "message": f"{message}, same gradient"})
+        return micro
+
+    found: int | None = resolved.once("micro", decide)
     return found
 
 

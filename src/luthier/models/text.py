@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from luthier.errors import ModelError
-from luthier.models.batching import Progress, check_texts, encode_in_batches
+from luthier.models.batching import Progress, check_texts
+from luthier.models.execution import Execution, embed, encode
+from luthier.models.tokens import Tokens
 
 #: A fast tokenizer keeps its padding and truncation as state, and refuses two threads at once.
 #: One lock for all of them, because a lock of its own would make a model impossible to copy.
 _TOKENIZING = threading.Lock()
+
+#: Texts that ``encode`` tokenizes and sorts by length together; bounds its memory.
+_TOKENIZED_TOGETHER = 16_384
 
 #: Parameters that feed all layers, wherever they are registered: T5 keeps the bias that its
 #: layers share in the first of them, MPNet behind the last.
@@ -35,12 +41,18 @@ class TextModel(nn.Module):
         max_length: tokens, special ones included, beyond which a text is cut.
         prompt: what the model puts before every text, often nothing.
         prompt_length: the prompt's tokens, when pooling leaves them out; else 0.
+        execution: how ``embed`` and ``encode`` run, see ``execution.py``; None until chosen.
+        calls: how often each execution ran.
+        has_types: whether token types say more than nothing.
     """
 
     def __init__(self, sentence_transformer: Any) -> None:
         super().__init__()
         self.sentence_transformer = sentence_transformer
         self.prompt, self.prompt_length = _default_prompt(sentence_transformer)
+        self.execution: Execution | None = None
+        self.calls: Counter[str] = Counter()
+        self.has_types = _has_types(sentence_transformer.tokenizer)
 
     @property
     def dim(self) -> int:
@@ -75,28 +87,54 @@ class TextModel(nn.Module):
         """The table of token vectors."""
         return cast(nn.Embedding, cast(Any, self.encoder).get_input_embeddings())
 
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """Token ids of texts, cut at ``max_length``. May be called from several threads."""
+        batch = [self.prompt + text for text in texts] if self.prompt else list(texts)
+        if not batch:
+            return Tokens(np.zeros(0, np.int32), np.zeros(0, np.int64))
+        limit = self.max_length
+        with _TOKENIZING:
+            encoded = self.tokenizer(
+                batch,
+                padding=False,
+                truncation="longest_first",
+                max_length=limit if limit < sys.maxsize else None,
+                return_attention_mask=False,
+                return_token_type_ids=self.has_types,
+            )
+        return Tokens.of(encoded["input_ids"], encoded.get("token_type_ids"))
+
+    def pad(self, tokens: Tokens) -> dict[str, Tensor]:
+        """A padded batch on the CPU: int64 tensors [n, tokens], as ``tokenize`` gives them."""
+        tokenizer, longest = self.tokenizer, int(tokens.lengths.max())
+        left = tokenizer.padding_side == "left"
+        places = np.arange(longest)
+        if left:
+            inside = places >= (longest - tokens.lengths)[:, None]
+        else:
+            inside = places < tokens.lengths[:, None]
+
+        def filled(values: Any, padding: int) -> Tensor:
+            array = np.full(inside.shape, padding, dtype=np.int64)
+            array[inside] = values
+            return torch.from_numpy(array)
+
+        features = {"input_ids": filled(tokens.values, tokenizer.pad_token_id)}
+        if "token_type_ids" in tokenizer.model_input_names:
+            types = 0 if tokens.types is None else tokens.types
+            features["token_type_ids"] = filled(types, tokenizer.pad_token_type_id)
+        features["attention_mask"] = torch.from_numpy(inside.astype(np.int64))
+        if self.prompt_length:
+            features["prompt_length"] = torch.full((len(tokens),), self.prompt_length)
+        return features
+
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Tokenize a batch on the CPU.
 
         Returns int64 tensors [n, tokens], padded to the longest of the batch and cut at
         ``max_length``. May be called from several threads.
         """
-        batch = list(texts)
-        if self.prompt:
-            batch = [self.prompt + text for text in batch]
-        limit = self.max_length
-        with _TOKENIZING:
-            encoded = self.tokenizer(
-                batch,
-                padding=True,
-                truncation="longest_first",
-                max_length=limit if limit < sys.maxsize else None,
-                return_tensors="pt",
-            )
-        features = dict(encoded)
-        if self.prompt_length:
-            features["prompt_length"] = torch.full((len(batch),), self.prompt_length)
-        return features
+        return self.pad(self.tokens(texts))
 
     def token_lengths(self, texts: Sequence[str]) -> np.ndarray:
         """Tokens of each text before cutting, special ones included: int64 [n].
@@ -119,6 +157,10 @@ class TextModel(nn.Module):
         truncated = self.sentence_transformer.truncate_dim
         return embeddings[:, :truncated] if truncated else embeddings
 
+    def embed(self, tokens: Tokens) -> Tensor:
+        """Vectors [n, dim] of texts, in their order, by the model's ``execution``."""
+        return embed(self, tokens, self.execution or "padded")
+
     def encode(
         self,
         texts: Sequence[str],
@@ -129,25 +171,26 @@ class TextModel(nn.Module):
         """Vectors of texts, in their order: float32 [n, dim].
 
         Runs without dropout and without gradients, whatever mode the model is in, and leaves
-        the mode as it was. ``normalize`` scales each vector to length 1. ``progress`` is told
-        the number of texts done so far.
+        the mode as it was. ``batch_size`` texts go through the model at once; packed, as many
+        tokens as that many texts of ordinary length. ``normalize`` scales each vector to
+        length 1. ``progress`` is told the number of texts done so far.
 
         Raises:
             DataError: an item is not a string.
         """
         check_texts(texts, batch_size)
-        if not len(texts):
-            return np.zeros((0, self.dim), dtype=np.float32)
-        device = self.device
-
-        def vectors(batch: list[str]) -> np.ndarray:
-            features = {k: v.to(device) for k, v in self.tokenize(batch).items()}
-            out = self(features).float()
-            found: np.ndarray = (nn.functional.normalize(out) if normalize else out).cpu().numpy()
-            return found
-
+        found = np.zeros((len(texts), self.dim), dtype=np.float32)
+        done = 0
         with evaluating(self), torch.no_grad():
-            return encode_in_batches(texts, batch_size, vectors, progress)
+            for start in range(0, len(texts), _TOKENIZED_TOGETHER):
+                tokens = self.tokens(texts[start : start + _TOKENIZED_TOGETHER])
+                for rows, vectors in encode(self, tokens, batch_size):
+                    out = nn.functional.normalize(vectors) if normalize else vectors
+                    found[start + rows] = out.cpu().numpy()
+                    done += len(rows)
+                    if progress:
+                        progress(done)
+        return found
 
     def depths(self) -> list[tuple[str, nn.Parameter, int]]:
         """Name, parameter and layer depth of every parameter, for layer-wise learning rates.
@@ -231,6 +274,13 @@ def _layers_of(encoder: nn.Module) -> str:
 
 def _index_after(name: str, prefix: str) -> int:
     return int(name[len(prefix) :].split(".", 1)[0])
+
+
+def _has_types(tokenizer: Any) -> bool:
+    """Whether token types say more than nothing: XLNet marks its closing token with them."""
+    if "token_type_ids" not in tokenizer.model_input_names:
+        return False
+    return any(tokenizer("a", return_token_type_ids=True)["token_type_ids"])
 
 
 def _default_prompt(model: Any) -> tuple[str, int]:

@@ -90,6 +90,8 @@ class TrainingSpec(Frozen):
     the schedule advances each optimizer step or each epoch; num_training_steps counts in
     that unit. max_grad_norm 0 does not clip. save_steps: optimizer steps between checkpoints;
     None saves about twice a minute. dataloader_num_workers: threads that read ahead.
+    execution: how texts go through the encoder, "auto" takes the fastest that proves itself;
+    "padded" is the plain path of other trainers.
     """
 
     optim: str = "Adam"
@@ -111,6 +113,7 @@ class TrainingSpec(Frozen):
     seed: int = Field(default=42, ge=0, lt=2**32)
     device: str = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    execution: Literal["auto", "packed", "chunked", "padded"] = "auto"
     dataloader_num_workers: int = Field(default=0, ge=0)
     save_steps: int | None = Field(default=None, ge=1)
     eval_steps: int | None = Field(default=None, ge=1)
