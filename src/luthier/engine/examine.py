@@ -104,6 +104,7 @@ class Examiner:
         if self.set is None:
             return None
         self.tell("stage", {"name": "evaluating"})
+        model.execution = self.setup.model.execution  # all that is compared runs the same way
         batch = self.setup.spec.training.per_device_eval_batch_size
         if self.callback:
             batch = self.callback.batch_size
