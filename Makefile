@@ -26,7 +26,7 @@ proof: setup     ## the long forms: every test marked slow, then the durability 
 	@.venv/bin/python -m luthier.testing.durability --kills 1000
 
 bench: setup     ## the measured figures of the docs, measured again: hours, on an idle machine
-	@.venv/bin/luthier bench --write --precision both $(ARGS)
+	@.venv/bin/luthier bench --write $(ARGS)
 	@for file in benchmarks/*.py; do echo "== $$file"; .venv/bin/python $$file || exit 1; done
 
 format: setup    ## put the code into shape

@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+
+from luthier.testing.models import tiny_text_model
 
 
 def bench(*words, model=None):
@@ -22,6 +25,12 @@ def bench(*words, model=None):
         check=False,
     )
     return done, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def deep_model(tmp_path_factory):
+    """Six layers, of which a case can freeze three."""
+    return tiny_text_model(tmp_path_factory.mktemp("deep") / "model", layers=6)
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +76,42 @@ def test_what_cannot_be_measured_is_skipped_and_said(tiny_model):
     assert "skipped short" in done.stderr
 
 
+def test_the_peer_freezes_what_luthier_would(tiny_model, tmp_path, one_thread):
+    from luthier.benchmark.cases import find_cases
+    from luthier.benchmark.sides.peers import load_model
+    from luthier.benchmark.work import Settings, prepare
+
+    data = Settings(
+        model=tiny_model, name="tiny", data=tmp_path, work=tmp_path, precision="fp32", threads=1
+    )
+    job = prepare(find_cases(["short"])[0], data).job
+    frozen = load_model(replace(job, case=replace(job.case, frozen_layers=1)))
+    trained = {
+        name.split(".layer.")[-1].split(".")[0]
+        for name, parameter in frozen[0].model.named_parameters()
+        if parameter.requires_grad and not name.startswith("pooler")
+    }
+    assert trained == {"1"}  # of layers 0 and 1, and no embeddings
+
+
+@pytest.mark.slow
+def test_all_peers_do_the_same_work(tiny_model):
+    done, found = bench("short", "--rounds", "1", "--dropout", "0", model=tiny_model)
+    assert done.returncode == 0, done.stderr
+    (result,) = found["results"]
+    assert len(result["sides"]) == 4
+    for side in result["sides"].values():
+        assert side["loss"] == pytest.approx(result["sides"]["luthier"]["loss"], abs=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", ["contrastive-1024", "head-only", "encode", "start", "rows-1k", "skewed-32"]
+    "case", ["contrastive-1024", "frozen-3", "head-only", "encode", "start", "rows-1k", "skewed-32"]
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_kind_of_case_runs(case, precision, tiny_model):
+def test_every_kind_of_case_runs(case, precision, deep_model):
     done, found = bench(
-        case, "--quick", "--precision", precision, "--dropout", "0", model=tiny_model
+        case, "--quick", "--precision", precision, "--dropout", "0", model=deep_model
     )
     assert done.returncode in (0, 1), done.stderr
     if not found["results"]:

@@ -16,7 +16,7 @@ from luthier.benchmark.cases import CASES
 from luthier.benchmark.machine import machine_id
 from luthier.benchmark.race import OURS
 
-MARK = "<!-- Written by hand from here on; the program keeps it. -->\n"
+MARK = "\n<!-- Written by hand from here on; the program keeps it. -->\n"
 
 _HEAD = """\
 # Benchmarks
@@ -29,7 +29,8 @@ luthier, and sentence-transformers' own `SentenceTransformerTrainer` with its
 precision, threads, learning rate, AdamW without weight decay, and clipping at norm 1. Each side
 is a process of its own; while one runs its steps the others stand still, round after round, in
 an order that is turned round each time. Warm-up steps are not counted. Everything between two
-steps is: reading, tokenizing, forward, backward, clipping, optimizer, bookkeeping.
+steps is: reading, tokenizing, forward, backward, clipping, optimizer, bookkeeping. What a side
+does once, before its first step, is in **start s**, with caches that are empty.
 
 - **samples/s**: pairs (or documents) a second. **tokens/s**: tokens that are no padding, counted
   once for all sides.
@@ -38,6 +39,7 @@ steps is: reading, tokenizing, forward, backward, clipping, optimizer, bookkeepi
   embeddings left out, and attention), a second, as a share of the fastest matrix product
   measured on the machine in that precision, by MKL or oneDNN.
 - **time ÷ luthier's**: for the same rows; median [least, greatest] over the rounds.
+- **start s**: from the start of the process to its first step; in `start`, to the end of that.
 - **loss**: the mean over the counted steps. With dropout the sides draw other masks, so it
   agrees roughly; with `--dropout 0` it must agree (`tests/benchmark`).
 
