@@ -133,6 +133,21 @@ def test_vectors_are_those_of_the_plain_path(open_model, family, pooling) -> Non
     assert set(model.calls) == set(vectors)
 
 
+def test_a_generalised_mean_pools_packed_texts_too(tmp_path) -> None:
+    path = tiny_text_model(tmp_path / "bert")
+    spec = ModelSpec(name=str(path), options={"pooler": "GeM", "pooler_options": {"p": 2.5}})
+    model = load_text_model(spec, artifact=None, device="cpu").eval()
+    tokens = model.tokens(TEXTS)
+    assert choose(model, tokens) == ("packed", "")
+    gradients = []
+    for execution in ("padded", "packed"):
+        model.execution = execution
+        model.zero_grad(set_to_none=True)
+        model.embed(tokens).pow(2).sum().backward()
+        gradients.append(model.token_embedding.weight.grad.clone())
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("family", "execution"),
     [(f, "chunked" if f in ("mpnet", "t5") else "packed") for f in FAMILIES],

@@ -35,6 +35,9 @@ Execution = Literal["packed", "chunked", "padded"]
 #: small that the rest costs more than the padding did. Eight was fastest on two cores.
 _CHUNKS = 8
 
+#: What encoders and poolings raise when a row of packed texts is not what they expect.
+_REFUSALS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
+
 #: Largest difference from the plain path, relative to the largest value: float32 rounding over
 #: some twenty layers stays below it, and any real difference is above it.
 _TOLERANCE = 2e-4
@@ -71,7 +74,7 @@ def choose(model: TextModel, sample: Tokens) -> tuple[Execution, str]:
             found, calls = _packed(model, few)
         except NotPackable as error:
             return "chunked", str(error)
-        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        except _REFUSALS as error:
             return "chunked", f"{type(model.encoder).__name__} refuses packed texts ({error:.100})"
     if not calls:
         return "chunked", f"{type(model.encoder).__name__} has an attention of its own"

@@ -36,14 +36,33 @@ class GeM(Module):  # type: ignore[misc]
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         tokens: Tensor = features["token_embeddings"].float()  # powers overflow in half precision
-        mask = features["attention_mask"].unsqueeze(-1).to(tokens.dtype)
-        clamped = tokens.clamp(min=self.eps) * mask
-        # f(x) = m f(x / m) for any m > 0: with the maximum, no power over- or underflows.
-        largest = clamped.detach().amax(dim=1, keepdim=True).clamp(min=self.eps)
-        mean = ((clamped / largest).pow(self.p) * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
-        pooled = largest.squeeze(1) * mean.clamp(min=torch.finfo(mean.dtype).tiny).pow(1.0 / self.p)
+        clamped = tokens.clamp(min=self.eps)
+        if "cu_seq_lens_q" in features:  # texts one after another, [1, total, d]
+            pooled = self._of_rows(clamped[0], features["cu_seq_lens_q"])
+        else:
+            pooled = self._of_padded(clamped, features["attention_mask"])
         features["sentence_embedding"] = pooled.to(features["token_embeddings"].dtype)
         return features
+
+    def _of_padded(self, clamped: Tensor, attention_mask: Tensor) -> Tensor:
+        mask = attention_mask.unsqueeze(-1).to(clamped.dtype)
+        # f(x) = m f(x / m) for any m > 0: with the maximum, no power over- or underflows.
+        largest = (clamped * mask).detach().amax(dim=1, keepdim=True).clamp(min=self.eps)
+        powers = (clamped * mask / largest).pow(self.p) * mask
+        return self._root(powers.sum(dim=1) / mask.sum(dim=1).clamp(min=1.0), largest.squeeze(1))
+
+    def _of_rows(self, clamped: Tensor, ends: Tensor) -> Tensor:
+        lengths = ends.diff()
+        text = torch.repeat_interleave(lengths)
+        wide = text.unsqueeze(1).expand_as(clamped)
+        largest = clamped.new_full((len(lengths), clamped.shape[1]), self.eps)
+        largest = largest.scatter_reduce(0, wide, clamped.detach(), "amax")
+        powers = (clamped / largest[text]).pow(self.p)
+        total = torch.zeros_like(largest).index_add(0, text, powers)
+        return self._root(total / lengths.unsqueeze(1), largest)
+
+    def _root(self, mean: Tensor, largest: Tensor) -> Tensor:
+        return largest * mean.clamp(min=torch.finfo(mean.dtype).tiny).pow(1.0 / self.p)
 
     def get_embedding_dimension(self) -> int:
         return self.embedding_dimension
