@@ -65,6 +65,7 @@ class TestFit(DoorCase):
         Word("val_split", 0.25, "data.val_split"),
         Word("model_artifact", "abcd", "model.artifact"),
         Word("model_options", {"max_seq_length": 32}, "model.options"),
+        Word("model_options", {"num_fixed_layers": 3}, "model.num_fixed_layers", becomes=3),
         Word("loss", "ArcFaceLoss", "objective.loss"),
         Word("loss_options", {"margin": 0.3}, "objective.loss_options"),
         Word("miner", "TripletMarginMiner", "objective.miner"),

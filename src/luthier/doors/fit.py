@@ -96,13 +96,16 @@ def fit_spec(
             )
         )
     fields["lr_scheduler_kwargs"] = schedule
+    options = dict(model_options or {})
+    fixed = options.pop("num_fixed_layers", None)  # a field of its own, not the constructor's
     fields |= _training_words(training, fields, problems)
     data: dict[str, Any] = {
         "model": {
             "name": model,
-            "options": dict(model_options or {}),
+            "options": options,
             "output_dim": output_dim,
             "freeze": freeze,
+            "num_fixed_layers": 0 if fixed is None else fixed,
             "artifact": model_artifact,
         },
         "data": {"train": train_data, "eval": eval_data, "val_split": val_split},

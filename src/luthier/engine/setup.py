@@ -17,6 +17,7 @@ from luthier.engine.device import Device
 from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.memory import MOST_ROWS, rows_that_fit
 from luthier.engine.optim import Optimization, build_optimization
+from luthier.engine.prefix import use_prefix
 from luthier.engine.read import Data, Place
 from luthier.engine.resolved import Resolved
 from luthier.engine.state import (
@@ -116,6 +117,7 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
     total_steps = _total_steps(spec, plan)
     seen = rows_seen(plan, total_steps, len(dataset))
     learner.texts = tokenize_once(model, dataset, place.cache, tell, seen) or learner.texts
+    use_prefix(learner, plan, total_steps, place.cache, resolved, tell)
     optimization = build_optimization(
         training,
         model.depths(),

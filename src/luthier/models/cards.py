@@ -21,6 +21,7 @@ REFUSED = {
     "dtype": "weights stay float32; training.precision chooses the arithmetic",
     "torch_dtype": "weights stay float32; training.precision chooses the arithmetic",
     "trust_remote_code": "set the environment variable LUTHIER_TRUST_REMOTE_CODE=1 on the worker",
+    "num_fixed_layers": "it is a field of its own: model.num_fixed_layers",
     "device_map": "training.device chooses the device",
 }
 

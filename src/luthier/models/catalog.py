@@ -187,6 +187,14 @@ def problems(spec: ModelSpec) -> list[Problem]:
                 f"at most {positions}",
             )
         )
+    if spec.freeze and spec.num_fixed_layers:
+        found.append(
+            Problem(
+                "model.num_fixed_layers",
+                "freeze already fixes the whole encoder",
+                "give one of the two",
+            )
+        )
     headless = spec.output_dim is None and not (folder is not None and folder.head)
     if spec.freeze and headless and spec.artifact is None:
         found.append(

@@ -29,6 +29,7 @@ from torch import nn
 from luthier.errors import LuthierError, ModelError, SpecError
 from luthier.models.catalog import Located, problems, resolve
 from luthier.models.folder import ModelFolder, dropout_fields, read_folder
+from luthier.models.freezing import fix_layers
 from luthier.models.pooling import GeM
 from luthier.models.text import TextModel
 from luthier.spec import ModelSpec
@@ -86,7 +87,10 @@ def load_text_model(spec: ModelSpec, *, artifact: Path | None, device: str) -> T
         _add_head(model, spec.output_dim, continuing=artifact is not None)
     if spec.freeze:
         _freeze(model, str(located))
-    return TextModel(model.to(_device(device)))
+    loaded = TextModel(model.to(_device(device)))
+    if spec.num_fixed_layers:
+        fix_layers(loaded, spec.num_fixed_layers, str(located))
+    return loaded
 
 
 def open_text_model(folder: Path, *, device: str = "auto") -> TextModel:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from luthier.errors import ModelError
 from luthier.models.batching import Progress, check_texts
 from luthier.models.execution import Execution, embed, encode
+from luthier.models.freezing import Prefix, embed_above, fixed_modules
 from luthier.models.tokens import Tokens
 
 #: A fast tokenizer keeps its padding and truncation as state, and refuses two threads at once.
@@ -43,6 +44,8 @@ class TextModel(nn.Module):
         prompt_length: the prompt's tokens, when pooling leaves them out; else 0.
         execution: how ``embed`` and ``encode`` run, see ``execution.py``; None until chosen.
         calls: how often each execution ran.
+        fixed_layers: how many of the lowest layers, with the embeddings, do not train.
+        prefix: the stored output of the part that does not train, see ``freezing.py``.
         has_types: whether token types say more than nothing.
     """
 
@@ -52,6 +55,8 @@ class TextModel(nn.Module):
         self.prompt, self.prompt_length = _default_prompt(sentence_transformer)
         self.execution: Execution | None = None
         self.calls: Counter[str] = Counter()
+        self.fixed_layers = 0
+        self.prefix: Prefix | None = None
         self.has_types = _has_types(sentence_transformer.tokenizer)
 
     @property
@@ -157,8 +162,20 @@ class TextModel(nn.Module):
         truncated = self.sentence_transformer.truncate_dim
         return embeddings[:, :truncated] if truncated else embeddings
 
+    def train(self, mode: bool = True) -> TextModel:
+        """Training mode for what trains; what is fixed stays in evaluation mode."""
+        super().train(mode)
+        if mode:
+            for module in fixed_modules(self):
+                module.eval()
+        return self
+
     def embed(self, tokens: Tokens) -> Tensor:
-        """Vectors [n, dim] of texts, in their order, by the model's ``execution``."""
+        """Vectors [n, dim] of texts, in their order, by the model's ``execution``; from the
+        stored ``prefix`` where the texts are in it."""
+        if self.prefix is not None and tokens.stored is not None:
+            self.calls["prefix"] += 1
+            return embed_above(self, tokens, self.prefix)
         return embed(self, tokens, self.execution or "padded")
 
     def encode(
@@ -211,6 +228,11 @@ class TextModel(nn.Module):
                 depth = _index_after(name, prefix) + 1 if inside else top
             of_parameter[id(parameter)] = depth
         return [(n, p, of_parameter.get(id(p), top)) for n, p in self.named_parameters()]
+
+    @property
+    def layer_list(self) -> str:
+        """Name of the encoder's list of layers; empty where it has none."""
+        return _layers_of(self.encoder).removesuffix(".")
 
     @property
     def layers(self) -> int:

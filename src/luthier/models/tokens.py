@@ -22,11 +22,13 @@ class Tokens:
     values: token ids of all texts, one text after another, int32 [total].
     lengths: tokens of each text, special ones included, int64 [n].
     types: token type ids [total], for the few tokenizers whose types are not all zero.
+    stored: the number of each text in a stored prefix (``freezing.py``), int64 [n], if any.
     """
 
     values: Ints
     lengths: Ints
     types: Ints | None = None
+    stored: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -45,7 +47,8 @@ class Tokens:
         """Some texts, in the order given."""
         places = ragged_places(self.ends[texts] - self.lengths[texts], self.lengths[texts])
         types = None if self.types is None else self.types[places]
-        return Tokens(self.values[places], self.lengths[texts], types)
+        stored = None if self.stored is None else self.stored[texts]
+        return Tokens(self.values[places], self.lengths[texts], types, stored)
 
     @classmethod
     def join(cls, parts: Sequence[Tokens]) -> Tokens:
@@ -53,10 +56,12 @@ class Tokens:
         if len(parts) == 1:
             return parts[0]
         types = [part.types for part in parts if part.types is not None]
+        stored = [part.stored for part in parts if part.stored is not None]
         return cls(
             np.concatenate([part.values for part in parts]),
             np.concatenate([part.lengths for part in parts]),
             np.concatenate(types) if types else None,
+            np.concatenate(stored) if len(stored) == len(parts) else None,
         )
 
     @classmethod

@@ -45,13 +45,15 @@ class ModelSpec(Frozen):
 
     options: for the model's constructor (``pooler``, ``pooler_options``, ``max_seq_length``,
     ``revision``, …). output_dim: attach a projection head of that width. freeze: train only
-    the head. artifact: start from this artifact instead of the pretrained weights.
+    the head. num_fixed_layers: the embeddings and so many of the lowest encoder layers do not
+    train. artifact: start from this artifact instead of the pretrained weights.
     """
 
     name: str
     options: Options = Field(default_factory=dict)
     output_dim: int | None = Field(default=None, ge=1)
     freeze: bool = False
+    num_fixed_layers: int = Field(default=0, ge=0)
     artifact: str | None = None
 
 

@@ -1,0 +1,367 @@
+"""The output of a model's fixed part, computed once a text and read in every epoch.
+
+One file a set of texts, named by the sha256 of all that decides its content: the fixed weights,
+the tokens, the precision. So a second run, a trial of a search and a resumed run only read, and
+two models never share one. Hidden states are kept in fp16 (half the bytes; rounding to 11 bits
+moved gradients by less than a thousandth), pooled vectors in float32 (they are small).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from luthier.engine.control import Listener
+from luthier.engine.device import Device
+from luthier.engine.resolved import Resolved
+from luthier.engine.tokenized import rows_seen
+from luthier.errors import DiskFull
+from luthier.models.freezing import (
+    NotResumable,
+    Part,
+    embed_above,
+    fixed_output,
+    fixed_parameters,
+    fixed_part,
+)
+from luthier.models.packed import NotPackable
+from luthier.models.text import TextModel, evaluating
+from luthier.models.tokens import Ints, Tokens, by_budget, ragged_places
+from luthier.store import atomic
+
+if TYPE_CHECKING:
+    from luthier.batches import Plan
+    from luthier.engine.learner import EmbeddingLearner, Texts
+
+#: Bytes that all stored prefixes of a cache may have: more would seldom stay in memory, and
+#: reading it from a disk again and again costs what computing it does.
+MOST_BYTES = 32 << 30
+
+#: Share of the free disk that one may take: checkpoints and results need the rest.
+SHARE_OF_FREE = 0.25
+
+#: A text must be visited more often than this for its states to be worth writing and reading.
+WORTH_VISITS = 1.2
+
+#: Largest difference from the plain path, relative to the largest value, of vectors and of a
+#: gradient: fp16 rounding stays below it by far, any real difference is above it.
+_TOLERANCE = 1e-2
+
+#: Tokens that go through the fixed part at once. Constant, so that a file that is made again
+#: has the same content.
+_TOGETHER = 8192
+
+#: Batches after which the share that is done is told again.
+_TOLD_EVERY = 50
+
+#: A half-written file that nobody wrote to for so long belongs to a run that was killed.
+_ABANDONED_S = 3600.0
+
+#: Texts whose tokens are read at once to tell equal texts from one another.
+_READ = 16_384
+
+#: Texts on which the path from the store is compared, the shortest and the longest among them.
+_COMPARED = 6
+
+
+def use_prefix(
+    learner: EmbeddingLearner,
+    plan: Plan,
+    steps: int,
+    cache: Path,
+    resolved: Resolved,
+    tell: Listener,
+) -> None:
+    """Let the learner start above the model's fixed part, where there is one and it pays.
+
+    The choice is made once a run. What speaks against is told in the log.
+    """
+    model: TextModel = learner.model
+    part = fixed_part(model)
+    if part is None or not steps:
+        return
+    what = f"the lowest {model.fixed_layers} layers" if part == "layers" else "the encoder"
+
+    def say(message: str) -> None:
+        tell("log", {"level": "info", "message": f"{what}: {message}"})
+
+    if model.execution == "padded" or (part == "layers" and model.execution != "packed"):
+        say(f"output is computed in each step: texts run {model.execution}")
+        return
+    seen = rows_seen(plan, steps, len(learner.dataset))
+    rows = np.arange(len(learner.dataset)) if seen is None else seen
+    texts = DistinctTexts.of(learner.texts, learner.dataset.roles, rows)
+    store = Store(model, texts, part, learner.device, cache / "prefix")
+    visits = steps * plan.batch_size / len(rows)
+
+    def decide() -> str:
+        """Why not; "" for yes."""
+        if not store.there:
+            if visits <= WORTH_VISITS:
+                return f"each text is visited {visits:.1f} times only"
+            if store.size > (most := _budget(cache)):
+                return f"it would take {store.size / 1e9:.1f} GB of the {most / 1e9:.1f} allowed"
+        reason = _difference(model, texts, part, learner.device)
+        try:
+            return reason or store.fill(tell)
+        except (NotResumable, DiskFull) as error:
+            return str(error)
+
+    reason: str = resolved.once("no_prefix", decide)
+    if reason:
+        say(f"output is computed in each step: {reason}")
+        return
+    store.fill(tell)  # again, where the cache was emptied meanwhile
+    model.prefix = store.open()
+    learner.texts = texts.numbered(learner.texts)
+    say(f"output is computed once for {len(texts.lengths):,} texts, {store.size / 1e6:.1f} MB")
+
+
+@dataclass(frozen=True)
+class DistinctTexts:
+    """The texts of a run's rows, each once, shortest first.
+
+    lengths: tokens of each. digest: sha256 of all their tokens. tokens: those of some of them.
+    rows: sorted; numbers: role → for each of those rows, its text.
+    """
+
+    lengths: Ints
+    digest: str
+    tokens: Callable[[Ints], Tokens]
+    rows: Ints
+    numbers: Mapping[str, Ints]
+
+    @classmethod
+    def of(cls, texts: Texts, roles: tuple[str, ...], rows: Ints) -> DistinctTexts:
+        """Read all texts of these rows and find the equal ones."""
+        marks, sizes = [], []
+        for role in roles:
+            for start in range(0, len(rows), _READ):
+                tokens = texts(role, rows[start : start + _READ])
+                marks += _digests(tokens)
+                sizes.append(tokens.lengths)
+        places = np.frombuffer(b"".join(marks), dtype="S16")
+        _, first, number = np.unique(places, return_index=True, return_inverse=True)
+        lengths = np.concatenate(sizes)[first] if sizes else np.zeros(0, np.int64)
+        order = np.argsort(lengths, kind="stable")
+        first, rank = first[order], np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        digest = hashlib.sha256()
+        for place in first.tolist():
+            digest.update(marks[place])
+
+        def of(numbers: Ints) -> Tokens:
+            role, row = np.divmod(first[numbers], len(rows))
+            there = [np.flatnonzero(role == index) for index in range(len(roles))]
+            parts = [
+                texts(name, rows[row[found]])
+                for name, found in zip(roles, there, strict=True)
+                if len(found)
+            ]
+            return Tokens.join(parts).take(np.argsort(np.concatenate(there)))
+
+        columns = rank[number.reshape(-1)].reshape(len(roles), len(rows))
+        numbers = dict(zip(roles, columns, strict=True))
+        return cls(lengths[order], digest.hexdigest(), of, rows, numbers)
+
+    def numbered(self, texts: Texts) -> Texts:
+        """``texts``, whose tokens also bear the numbers of the texts here."""
+        whole = len(self.rows) == self.rows[-1] + 1
+
+        def numbered(role: str, rows: np.ndarray) -> Tokens:
+            places = rows if whole else np.searchsorted(self.rows, rows)
+            return replace(texts(role, rows), stored=self.numbers[role][places])
+
+        return numbered
+
+
+class StoredPrefix:
+    """States of texts, one after another: an array, or a file mapped into memory."""
+
+    def __init__(self, states: np.ndarray, lengths: Ints, part: Part) -> None:
+        self.part, self._states, self._lengths = part, states, lengths
+        self._starts = np.cumsum(lengths) - lengths
+
+    def states(self, texts: Ints) -> Tensor:
+        """See ``freezing.Prefix``."""
+        places = ragged_places(self._starts[texts], self._lengths[texts])
+        return torch.from_numpy(np.take(self._states, places, axis=0)).float()
+
+    def __deepcopy__(self, _: Any) -> StoredPrefix:
+        return self  # never changed, and gigabytes
+
+
+class Store:
+    """The file of a model's fixed part and a set of texts, there or not yet."""
+
+    def __init__(
+        self, model: TextModel, texts: DistinctTexts, part: Part, device: Device, folder: Path
+    ) -> None:
+        self._model, self._texts, self._part, self._device = model, texts, part, device
+        self.file = folder / f"{_key(model, texts, device)}.{part}"
+        self._lengths = _rows(texts.lengths, part)
+        with evaluating(model), torch.no_grad():
+            width = fixed_output(model, texts.tokens(np.zeros(1, dtype=np.int64)))[0].shape[1]
+        self._shape = int(self._lengths.sum()), width
+        self._dtype = np.dtype(np.float16 if part == "layers" else np.float32)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._shape[0] * self._shape[1] * self._dtype.itemsize
+
+    @property
+    def there(self) -> bool:
+        """Whether the file is there and whole."""
+        return self.file.exists() and self.file.stat().st_size == self.size
+
+    def fill(self, tell: Listener) -> str:
+        """Compute the file if it is not there. Raises NotResumable, DiskFull."""
+        if not self.there:
+            _make_room(self.file.parent, MOST_BYTES - self.size)
+            atomic.write_chunks(self.file.parent, self._chunks(tell), lambda: self.file.name)
+        return ""
+
+    def open(self) -> StoredPrefix:
+        """Map the file into memory."""
+        with atomic.translated(self.file):
+            os.utime(self.file)  # the longest unused is the first to be removed
+            states = np.memmap(self.file, dtype=self._dtype, mode="r", shape=self._shape)
+        return StoredPrefix(states, self._lengths, self._part)
+
+    def _chunks(self, tell: Listener) -> Iterator[bytes]:
+        """The states of all texts, shortest first."""
+        batches = by_budget(self._texts.lengths, _TOGETHER)
+        with evaluating(self._model), torch.no_grad(), self._device.autocast():
+            for index, numbers in enumerate(batches):
+                if index % _TOLD_EVERY == 0:
+                    share = f"{index / len(batches):.0%}"
+                    tell("stage", {"name": f"computing the fixed part of the model: {share}"})
+                tokens = self._texts.tokens(numbers)
+                yield _rounded(fixed_output(self._model, tokens)[0], self._part).tobytes()
+
+
+def _rows(lengths: Ints, part: Part) -> Ints:
+    """Rows that each text has in the file."""
+    return lengths if part == "layers" else np.ones_like(lengths)
+
+
+def _rounded(states: Tensor, part: Part) -> np.ndarray:
+    """As they are kept. Raises NotResumable where fp16 has no such numbers."""
+    kept = states.to(torch.float16 if part == "layers" else torch.float32)
+    if not bool(kept.isfinite().all()):
+        raise NotResumable("hidden states beyond the range of fp16")
+    found: np.ndarray = kept.cpu().numpy()
+    return found
+
+
+def _difference(model: TextModel, texts: DistinctTexts, part: Part, device: Device) -> str:
+    """Compare vectors, and the gradient of the lowest matrix that trains, with those of the
+    whole model on a few texts, without dropout: what is wrong, or ""."""
+    numbers = np.unique(np.linspace(0, len(texts.lengths) - 1, _COMPARED).astype(np.int64))
+    tokens = replace(texts.tokens(numbers), stored=np.arange(len(numbers)))
+    lengths = _rows(texts.lengths[numbers], part)
+    trains = [(depth, p) for _, p, depth in model.depths() if p.requires_grad and p.dim() > 1]
+    lowest = min(trains, key=lambda pair: pair[0], default=(0, None))[1]
+    with evaluating(model), torch.autocast(device.torch.type, enabled=False):
+        try:
+            with torch.no_grad():
+                states = _rounded(fixed_output(model, tokens)[0], part)
+            few = StoredPrefix(states, lengths, part)
+            found = _probe(embed_above(model, tokens, few), lowest)
+        except (NotResumable, NotPackable) as error:
+            return str(error)
+        expected = _probe(model.embed(replace(tokens, stored=None)), lowest)
+    for name, ours, plain in zip(("vectors", "gradients"), found, expected, strict=False):
+        off = float((ours - plain).abs().max() / plain.abs().max().clamp(min=1e-12))
+        if not off <= _TOLERANCE:
+            return f"{name} differ by {off:.1e}"
+    return ""
+
+
+def _probe(vectors: Tensor, parameter: Tensor | None) -> tuple[Tensor, ...]:
+    """Vectors, and the gradient of a weighted sum of them."""
+    if parameter is None:
+        return (vectors.detach(),)
+    weights = torch.linspace(-1, 1, vectors.numel(), device=vectors.device).view_as(vectors)
+    total = (vectors * weights).sum()
+    (gradient,) = torch.autograd.grad(total, [parameter], materialize_grads=True)
+    return vectors.detach(), gradient
+
+
+def _key(model: TextModel, texts: DistinctTexts, device: Device) -> str:
+    """sha256 of all that decides the content of the file."""
+    import transformers
+
+    digest = hashlib.sha256(texts.digest.encode())
+    for name, weight in fixed_parameters(model):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    config: Any = model.encoder.config
+    told = {k: v for k, v in config.to_dict().items() if k not in _NO_MATTER and k[0] != "_"}
+    modules: list[Any] = [
+        {type(module).__name__: getattr(module, "get_config_dict", dict)()}
+        for module in list(model.sentence_transformer.children())[1:]
+    ]
+    facts = [
+        told,
+        modules if fixed_part(model) == "backbone" else model.fixed_layers,
+        model.prompt_length,
+        device.precision,
+        torch.__version__,
+        transformers.__version__,
+    ]
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:40]
+
+
+#: What a config says of how it was written, not of what is computed.
+_NO_MATTER = ("transformers_version", "architectures", "dtype", "torch_dtype")
+
+
+def _digests(tokens: Tokens) -> list[bytes]:
+    values, ends = np.ascontiguousarray(tokens.values, dtype=np.int32), tokens.ends.tolist()
+    starts = [0, *ends[:-1]]
+    types = tokens.types
+    found = []
+    for start, end in zip(starts, ends, strict=True):
+        mark = hashlib.blake2b(values[start:end].tobytes(), digest_size=16)
+        if types is not None:
+            mark.update(np.ascontiguousarray(types[start:end], dtype=np.int32).tobytes())
+        found.append(mark.digest())
+    return found
+
+
+def _budget(cache: Path) -> int:
+    """Bytes that a new file may have."""
+    with atomic.translated(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        return int(min(MOST_BYTES, shutil.disk_usage(cache).free * SHARE_OF_FREE))
+
+
+def _make_room(folder: Path, most: int) -> None:
+    """Remove the files that were not used for longest until the rest takes ``most`` bytes, and
+    what killed runs left half-written. A run that still reads a file keeps it until it ends."""
+    used: list[tuple[float, int, Path]] = []
+    for file in folder.glob("*"):
+        with suppress(FileNotFoundError):  # another run removed it
+            status = file.stat()
+            used.append((status.st_mtime, status.st_size, file))
+    taken = 0
+    for time_s, size, file in sorted(used, reverse=True):
+        hidden = file.name.startswith(".")
+        taken += 0 if hidden else size
+        if time.time() - time_s > _ABANDONED_S if hidden else taken > most:
+            file.unlink(missing_ok=True)
