@@ -59,7 +59,7 @@ def test_every_figure_is_there(short):
         )
         assert 100 < side["peak_mb"] < 8000
         assert 0 < side["mfu"] < 1
-        assert side["start_s"] > 0
+        assert side["start_s"] is None  # in the quick form the sides are started together
     seconds = [s["seconds"] for s in result["sides"].values()]
     ratio = result["ratios"]["sentence-transformers"]
     assert ratio["least"] == ratio["median"] == ratio["greatest"]
@@ -101,6 +101,7 @@ def test_all_peers_do_the_same_work(tiny_model):
     (result,) = found["results"]
     assert len(result["sides"]) == 4
     for side in result["sides"].values():
+        assert 0 < side["start_s"] < 250
         assert side["loss"] == pytest.approx(result["sides"]["luthier"]["loss"], abs=1e-4)
 
 

@@ -102,7 +102,8 @@ def _steps(work: Work, sides: dict[str, Measured], say: Say) -> float | None:
         for name, side in running.items():
             say(f"{work.case.name}: {name} starts and warms up")
             first = side().run(work.warmup)
-            sides[name].begins_with(side(), first)
+            if not work.at_once:
+                sides[name].begins_with(side(), first)
         for turn in range(work.turns):
             say(f"{work.case.name}: round {turn + 1} of {work.turns}")
             for name in _in_turn(list(running), turn):
