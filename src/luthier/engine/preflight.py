@@ -48,6 +48,7 @@ def preflight(setup: Setup, data: Data) -> dict[str, Any]:
         "steps": setup.total_steps,
         "device": str(setup.device.torch),
         "precision": setup.device.precision,
+        "matmul": torch.get_float32_matmul_precision(),
         "execution": setup.model.execution,
         "trainable_parameters": _count(setup, trainable=True),
         "parameters": _count(setup, trainable=False),

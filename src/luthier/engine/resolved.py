@@ -10,6 +10,9 @@ from typing import Any
 
 from luthier.store import atomic
 
+#: Name of the file, in the folder of a run.
+RESOLVED = "resolved.json"
+
 
 class Resolved:
     """Decisions in a JSON file beside the run."""

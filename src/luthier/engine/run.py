@@ -10,11 +10,14 @@ from luthier.engine import preflight
 from luthier.engine.control import Control, Listener, ignore, keep_going
 from luthier.engine.examine import Examiner, save_checkpoint
 from luthier.engine.loop import Loop
+from luthier.engine.precision import settled
 from luthier.engine.publish import finished, publish
 from luthier.engine.read import Place, read_data
+from luthier.engine.resolved import RESOLVED, Resolved
 from luthier.engine.setup import prepare
 from luthier.engine.state import restore_random_states
 from luthier.spec import JobSpec
+from luthier.store.bundle import Bundle
 
 __all__ = ["Outcome", "Place", "run"]
 
@@ -39,31 +42,37 @@ def run(
         LuthierError: what the job, its data or its model have wrong; OutOfMemory, DiskFull.
         Cancelled, Interrupted: it was asked to stop.
     """
-    result = finished(place)
-    if result is None:
-        tell("stage", {"name": "reading the data"})
-        data = read_data(spec, place, tell)
-        setup = prepare(spec, place, data, tell)
-        preflight.say(preflight.preflight(setup, data), setup.plan.notes, tell)
-        examiner = Examiner(setup, data, tell, control)
-        before = examiner.before()
-        tell("stage", {"name": "training"})
-        if setup.random is not None:
-            restore_random_states(setup.random)
-        loop = Loop(
-            setup.learner,
-            setup.plan,
-            setup.optimization,
-            setup.total_steps,
-            setup.position,
-            setup.history,
-            examiner,
-            lambda: save_checkpoint(setup),
-            tell,
-            control,
-            save_steps=spec.training.save_steps,
-            read_ahead=spec.training.dataloader_num_workers,
-        )
-        loop.train()
-        result = publish(setup, examiner, data, before, tell)
-    return Outcome(result.path, result.meta["metrics"])
+    bundle = finished(place)
+    if bundle is None:
+        resolved = Resolved(place.folder / RESOLVED)
+        with settled(spec.training, resolved, place.cache, tell):
+            bundle = _trained(spec, place, tell, control)
+    return Outcome(bundle.path, bundle.meta["metrics"])
+
+
+def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control) -> Bundle:
+    tell("stage", {"name": "reading the data"})
+    data = read_data(spec, place, tell)
+    setup = prepare(spec, place, data, tell)
+    preflight.say(preflight.preflight(setup, data), setup.plan.notes, tell)
+    examiner = Examiner(setup, data, tell, control)
+    before = examiner.before()
+    tell("stage", {"name": "training"})
+    if setup.random is not None:
+        restore_random_states(setup.random)
+    loop = Loop(
+        setup.learner,
+        setup.plan,
+        setup.optimization,
+        setup.total_steps,
+        setup.position,
+        setup.history,
+        examiner,
+        lambda: save_checkpoint(setup),
+        tell,
+        control,
+        save_steps=spec.training.save_steps,
+        read_ahead=spec.training.dataloader_num_workers,
+    )
+    loop.train()
+    return publish(setup, examiner, data, before, tell)

@@ -17,9 +17,10 @@ from luthier.engine.device import Device
 from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.memory import MOST_ROWS, rows_that_fit
 from luthier.engine.optim import Optimization, build_optimization
+from luthier.engine.precision import resolve_precision
 from luthier.engine.prefix import use_prefix
 from luthier.engine.read import Data, Place
-from luthier.engine.resolved import Resolved
+from luthier.engine.resolved import RESOLVED, Resolved
 from luthier.engine.state import (
     OURS,
     History,
@@ -89,7 +90,9 @@ class Setup:
 def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
     """Load the model (or the newest good checkpoint of this run) and build the rest around it."""
     training = spec.training
-    device = Device(training.device, training.precision)
+    resolved = Resolved(place.folder / RESOLVED)
+    precision = resolve_precision(training, resolved, place.cache, tell)
+    device = Device(training.device, precision)
     checkpoint = newest_bundle(checkpoints(place), _say_bad(tell))
     seed_everything(training.seed)
     model = _load_model(spec, place, checkpoint, device, tell)
@@ -102,7 +105,6 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         form=dataset.form,
     ).to(device.torch)
     learner = EmbeddingLearner(model, objective, dataset, device)
-    resolved = Resolved(place.folder / "resolved.json")
     _choose_execution(learner, training.execution, resolved, tell)
     batch_size = training.per_device_train_batch_size or _found_batch_size(learner, resolved, tell)
     effective = batch_size * training.gradient_accumulation_steps

@@ -92,6 +92,8 @@ class TrainingSpec(Frozen):
     the schedule advances each optimizer step or each epoch; num_training_steps counts in
     that unit. max_grad_norm 0 does not clip. save_steps: optimizer steps between checkpoints;
     None saves about twice a minute. dataloader_num_workers: threads that read ahead.
+    precision: of the forward and backward pass; "auto" is bf16 where that is measured to be
+    faster on the device, else fp32.
     execution: how texts go through the encoder, "auto" takes the fastest that proves itself;
     "padded" is the plain path of other trainers.
     """
@@ -114,7 +116,7 @@ class TrainingSpec(Frozen):
     num_items_per_class: int = Field(default=4, ge=1)
     seed: int = Field(default=42, ge=0, lt=2**32)
     device: str = "auto"
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     execution: Literal["auto", "packed", "chunked", "padded"] = "auto"
     dataloader_num_workers: int = Field(default=0, ge=0)
     save_steps: int | None = Field(default=None, ge=1)

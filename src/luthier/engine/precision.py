@@ -1,0 +1,277 @@
+"""Which arithmetic a run computes in: measured once a machine, decided once a run.
+
+Matrix products in fp32 have two libraries on CPUs. ``torch.set_float32_matmul_precision``
+says "highest" for MKL and "medium" for oneDNN, which is twice as fast on some machines and
+slower on others; on machines with AMX "medium" may multiply in bf16, so its error against
+float64 is measured beside its speed. bf16 by autocast gains where the hardware knows bf16, and
+loses much where it is emulated.
+
+What is measured is kept in ``machine.json`` beside the data sets; what is decided is kept with
+the run (``Resolved``), for a resumed run must not decide anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from luthier.engine.control import Listener
+from luthier.engine.device import pick
+from luthier.engine.resolved import Resolved
+from luthier.spec.job import TrainingSpec
+from luthier.store import atomic
+
+#: oneDNN may have this many times the error of MKL, and never more than ``MOST_ERROR``: both
+#: round in another order than float64 does, by about 5e-7 for the sums of an encoder.
+_ERROR_RATIO = 2.0
+MOST_ERROR = 2e-6
+
+#: What a change must gain to be made: less is within what such short probes are wrong by.
+MATMUL_GAIN = 1.1
+BF16_GAIN = 1.3
+
+_WORDS = ("highest", "medium")
+
+#: Tokens, width and inner width of the probed products: a small encoder's feed-forward block.
+_TOKENS, _WIDTH, _INNER = 1500, 384, 1536
+_ROUNDS = 5
+#: Columns whose exact values are computed: float64 takes its time.
+_CHECKED = 48
+
+#: Name of the file in the cache, and what its figures mean: raised when they mean another thing.
+FILE = "machine.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """The two fp32 libraries: processor seconds of the same products, and the largest error
+    relative to the largest exact value. Equal where "medium" changes nothing here."""
+
+    highest_s: float
+    medium_s: float
+    highest_error: float
+    medium_error: float
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """Processor seconds of a feed-forward block, forward and backward, in fp32 by the better
+    library and under bf16 autocast."""
+
+    fp32_s: float
+    bf16_s: float
+
+
+def better_matmul(found: Matmul) -> str:
+    """``medium`` where it is as exact and clearly faster, else ``highest``."""
+    exact = found.medium_error <= _ERROR_RATIO * found.highest_error
+    exact = exact and found.medium_error < MOST_ERROR
+    faster = found.highest_s >= MATMUL_GAIN * found.medium_s
+    return "medium" if exact and faster else "highest"
+
+
+def better_precision(found: Autocast) -> str:
+    """``bf16`` where it is clearly faster, else ``fp32``."""
+    return "bf16" if found.fp32_s >= BF16_GAIN * found.bf16_s else "fp32"
+
+
+def matmul_figures(cache: Path) -> Matmul:
+    """Those of this CPU, torch and number of threads; measured where the cache has none."""
+    return Matmul(**_once(cache, "matmul", lambda: asdict(measure_matmul())))
+
+
+def autocast_figures(cache: Path) -> Autocast:
+    """Likewise."""
+    word = better_matmul(matmul_figures(cache))
+    return Autocast(**_once(cache, "autocast", lambda: asdict(measure_autocast(word))))
+
+
+def measure_matmul() -> Matmul:
+    """Measure both libraries now, which takes some tens of milliseconds."""
+    with torch.no_grad():
+        tokens, weight, _ = _operands()
+        found = {word: _products(word, tokens, weight) for word in _WORDS}
+        errors = {word: _error(tokens, weight, *found[word]) for word in _WORDS}
+        if all(map(torch.equal, found["highest"], found["medium"])):
+            seconds = dict.fromkeys(_WORDS, 0.0)  # the same library: there is nothing to choose
+        else:
+            arms = {word: partial(_products, word, tokens, weight) for word in _WORDS}
+            seconds = _race(arms)
+    return Matmul(seconds["highest"], seconds["medium"], errors["highest"], errors["medium"])
+
+
+def measure_autocast(word: str) -> Autocast:
+    """Measure both precisions now; ``word`` is the better setting for fp32."""
+    tokens, up, down = _operands()
+
+    def arm(bf16: bool) -> None:
+        weights = [w.clone().requires_grad_() for w in (up, down)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            out = functional.linear(functional.linear(tokens, weights[0]), weights[1])
+        torch.autograd.backward([out], [torch.ones_like(out)])
+
+    with torch.inference_mode(False), torch.enable_grad(), matmul_precision(word):
+        seconds = _race({"fp32": partial(arm, False), "bf16": partial(arm, True)})
+    return Autocast(seconds["fp32"], seconds["bf16"])
+
+
+@contextmanager
+def matmul_precision(word: str) -> Iterator[None]:
+    """torch's setting for fp32 matrix products while it lasts; afterwards as it was."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(word)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def settled(
+    training: TrainingSpec, resolved: Resolved, cache: Path, tell: Listener
+) -> Iterator[None]:
+    """Compute in the better matmul of this machine while a run lasts.
+
+    The plain execution is that of other trainers and is left alone, as are devices other than
+    the CPU, where "medium" means fewer digits.
+    """
+    if training.execution == "padded" or pick(training.device) != "cpu":
+        yield
+        return
+
+    def decide() -> str:
+        word = better_matmul(matmul_figures(cache))
+        if word == "medium":
+            message = "matrix products: oneDNN, which is faster than MKL here and as exact"
+            tell("log", {"level": "info", "message": message})
+        return word
+
+    with matmul_precision(resolved.once("matmul", decide)):
+        yield
+
+
+def resolve_precision(
+    training: TrainingSpec, resolved: Resolved, cache: Path, tell: Listener
+) -> str:
+    """What was asked for, or for "auto" what this device is fast in: fp32, bf16 or fp16."""
+    if training.precision != "auto":
+        return training.precision
+
+    def decide() -> str:
+        word = fast_precision(pick(training.device), cache)
+        tell("log", {"level": "info", "message": f"precision: {word} is the faster here"})
+        return word
+
+    found: str = resolved.once("precision", decide)
+    return found
+
+
+def fast_precision(device: str, cache: Path) -> str:
+    """``bf16`` where the device computes faster in it, else ``fp32``."""
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return better_precision(autocast_figures(cache)) if device == "cpu" else "fp32"
+
+
+def _machine() -> str:
+    return f"{_cpu()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    # Machines of one name differ in what a hypervisor lets through.
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return " ".join([names[0] if names else platform.machine(), *known])
+
+
+def _once(cache: Path, name: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What the file has of this machine under that name; measured and written otherwise. Of
+    processes that do so at once one may lose its entry, and measures again next time."""
+    file, machine = cache / FILE, _machine()
+    found = _read(file).get(machine, {}).get(name)
+    if found is None:
+        found = measure()
+        known = _read(file)
+        known.setdefault(machine, {})[name] = found
+        cache.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"format": _FORMAT, "machines": known}, indent=1, sort_keys=True)
+        atomic.write_bytes(file, content.encode())
+    return found
+
+
+def _read(file: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """The file's entries by machine and name; none where it is missing, damaged or foreign."""
+    try:
+        content = json.loads(file.read_text())
+        found: dict[str, dict[str, dict[str, float]]] = content["machines"]
+        return found if content["format"] == _FORMAT and _well_formed(found) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _well_formed(machines: dict[str, dict[str, dict[str, float]]]) -> bool:
+    fields = {"matmul": _names(Matmul), "autocast": _names(Autocast)}
+    return all(
+        set(entry) == fields[name] and all(isinstance(value, float) for value in entry.values())
+        for names in machines.values()
+        for name, entry in names.items()
+    )
+
+
+def _names(kind: type[Matmul | Autocast]) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
+
+
+def _operands() -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, the weight that widens them and that which narrows them."""
+    random = torch.Generator().manual_seed(0)
+    shapes = (_TOKENS, _WIDTH), (_INNER, _WIDTH), (_WIDTH, _INNER)
+    tokens, up, down = (torch.randn(shape, generator=random) for shape in shapes)
+    return tokens, up, down
+
+
+def _products(word: str, tokens: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's output and the gradient of its weight, where its output is the loss's gradient."""
+    with matmul_precision(word):
+        out = functional.linear(tokens, weight)
+        return out, out.T @ tokens
+
+
+def _error(tokens: Tensor, weight: Tensor, out: Tensor, gradient: Tensor) -> float:
+    """The largest error against float64, relative to the largest value."""
+    some = slice(0, _CHECKED)
+    pairs = (
+        (out[:, some], tokens.double() @ weight[some].double().T),
+        (gradient[some], out[:, some].double().T @ tokens.double()),
+    )
+    return max(float((got - right).abs().max() / right.abs().max()) for got, right in pairs)
+
+
+def _race(arms: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """The least processor time of each, in turns: other work on the machine does not decide."""
+    for arm in arms.values():
+        arm()
+    best = dict.fromkeys(arms, float("inf"))
+    for _ in range(_ROUNDS):
+        for name, arm in arms.items():
+            started = time.process_time()
+            arm()
+            best[name] = min(best[name], time.process_time() - started)
+    return best
