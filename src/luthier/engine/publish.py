@@ -21,6 +21,7 @@ from luthier.evaluation.measure import Evaluation
 from luthier.evaluation.report import Report, build_report, write_report
 from luthier.models.loading import load_text_model
 from luthier.models.text import TextModel
+from luthier.models.vocabulary import whole
 from luthier.registry import cards
 from luthier.spec import WiSEFTCallback
 from luthier.store.bundle import Bundle, open_bundle, write_bundle
@@ -46,6 +47,7 @@ def publish(
     The model is the last, or the best where a callback asked for it, mixed with the
     pretrained one where WiSE-FT was asked for.
     """
+    whole(setup.model)
     model, is_last = _chosen(setup, examiner, tell)
     after = examiner.latest if is_last and examiner.latest_is_current else None
     if after is None:

@@ -31,12 +31,14 @@ from luthier.engine.state import (
     seed_everything,
     write_state,
 )
-from luthier.engine.tokenized import rows_seen, tokenize_once
+from luthier.engine.tokenized import Tokenized, rows_seen, tokenize_once
+from luthier.engine.vocabulary import use_active_vocabulary
 from luthier.errors import CorruptBundle, Problem, SpecError
 from luthier.models.dropout import set_fast_dropout
 from luthier.models.execution import choose
 from luthier.models.loading import load_text_model
 from luthier.models.tokens import Tokens
+from luthier.models.vocabulary import trained
 from luthier.objectives import build_objective, needs
 from luthier.spec import JobSpec
 from luthier.store import atomic
@@ -68,6 +70,12 @@ class Setup:
     total_steps: int
     batch_size: int
     random: dict[str, Any] | None  # from a checkpoint; restored just before the first step
+    tokenized: Tokenized | None
+
+    def close(self) -> None:
+        """Stop what still works in the background once training has ended."""
+        if self.tokenized is not None:
+            self.tokenized.close()
 
     def bundle(self, destination: Path) -> Bundle:
         """Write a checkpoint: the model, and all that is needed to go on bit for bit."""
@@ -118,11 +126,13 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
     )
     total_steps = _total_steps(spec, plan)
     seen = rows_seen(plan, total_steps, len(dataset))
-    learner.texts = tokenize_once(model, dataset, place.cache, tell, seen) or learner.texts
+    tokenized = tokenize_once(model, dataset, place.cache, seen)
+    learner.texts = tokenized or learner.texts
     use_prefix(learner, plan, total_steps, place.cache, resolved, tell)
+    use_active_vocabulary(learner, training, seen, resolved, tell, fresh=checkpoint is None)
     optimization = build_optimization(
         training,
-        model.depths(),
+        trained(model),
         device=device,
         total_steps=total_steps,
         layers=model.layers,
@@ -146,6 +156,7 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         total_steps,
         batch_size,
         None,
+        tokenized,
     )
     if checkpoint is not None:
         _restore(setup, checkpoint, tell)
