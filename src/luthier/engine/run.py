@@ -74,5 +74,8 @@ def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control) -> B
         save_steps=spec.training.save_steps,
         read_ahead=spec.training.dataloader_num_workers,
     )
-    loop.train()
+    try:
+        loop.train()
+    finally:
+        setup.close()
     return publish(setup, examiner, data, before, tell)

@@ -1,7 +1,8 @@
 """Tokenize once: the token ids of a data set's texts in memory-mapped Arrow files.
 
 Keyed by the content of the data and by all that the tokenizer does, so that a second run, a
-trial of a search or another epoch only reads. Tokenizing is never part of a step.
+trial of a search or another epoch only reads. Large data are tokenized by a thread while the
+run already trains: until it is ready, batches are tokenized as they are fetched.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +21,84 @@ import pyarrow as pa
 
 from luthier.batches import Plan
 from luthier.data import Dataset
-from luthier.engine.control import Listener
-from luthier.engine.learner import Texts
 from luthier.models.tokens import Tokens
 from luthier.store.atomic import translated
 
-#: Texts that are tokenized together: enough to keep all cores busy, few enough that memory
-#: stays flat and progress is seen.
-_TOGETHER = 16_384
+#: Texts that are tokenized together: few enough that memory stays flat, and that a batch that
+#: waits for the tokenizer waits some hundredths of a second only.
+_TOGETHER = 1024
+
+#: Rows up to which a run waits for its tokens: about a second for short texts.
+_AT_ONCE = 20_000
 
 #: Part of the data below which only the rows that the run will see are tokenized.
 _MOST = 0.5
 
 
-def tokenize_once(
-    model: Any, dataset: Dataset, cache: Path, tell: Listener, rows: np.ndarray | None = None
-) -> Texts | None:
-    """The tokens of a data set, from the cache or made now; None where the tokenizer cannot
-    be told from another by its content (those written in Python).
+class Tokenized:
+    """The tokens of a data set's rows: ``Texts`` of a learner.
 
-    rows: sorted, distinct rows that will be asked for; None for all.
+    rows: sorted, distinct rows that will be asked for; None for all. At most ``at_once`` rows
+    are tokenized before this returns, more by a thread, which ``close`` stops.
     """
-    mark = _fingerprint(model)
-    if mark is None:
-        return None
-    part = dataset if rows is None else dataset.take(rows)
-    columns = {role: _column(model, part, role, mark, cache, tell) for role in dataset.roles}
 
-    def texts(role: str, asked: np.ndarray) -> Tokens:
-        return columns[role].take(asked if rows is None else np.searchsorted(rows, asked))
+    def __init__(
+        self,
+        model: Any,
+        dataset: Dataset,
+        cache: Path,
+        rows: np.ndarray | None = None,
+        *,
+        at_once: int = _AT_ONCE,
+    ) -> None:
+        self._model, self._dataset, self._rows = model, dataset, rows
+        self._stop = threading.Event()
+        self._columns: Future[dict[str, TokenColumn]] = Future()
+        part = dataset if rows is None else dataset.take(rows)
+        files = {role: _file(model, part, role, cache) for role in dataset.roles}
+        missing = {role: file for role, file in files.items() if not file.exists()}
+        stopped = self._stop.is_set
 
-    return texts
+        def make() -> None:
+            try:
+                for role, file in missing.items():
+                    _make(model, part, role, file, stopped)
+                self._columns.set_result({r: TokenColumn(f) for r, f in files.items()})
+            except BaseException as error:
+                self._columns.set_exception(error)
+
+        if len(part) <= at_once or not missing:
+            make()
+            self._columns.result()
+        else:
+            self._thread = threading.Thread(target=make, name="tokenizer", daemon=True)
+            self._thread.start()
+
+    def __call__(self, role: str, asked: np.ndarray) -> Tokens:
+        if not self.ready:
+            tokens: Tokens = self._model.tokens(self._dataset.texts(role, asked))
+            return tokens
+        column = self._columns.result()[role]
+        return column.take(asked if self._rows is None else np.searchsorted(self._rows, asked))
+
+    @property
+    def ready(self) -> bool:
+        """Whether all tokens are there. A thread that failed leaves them to the batches."""
+        return self._columns.done() and self._columns.exception() is None
+
+    def close(self) -> None:
+        """Stop tokenizing; what is not complete is thrown away."""
+        self._stop.set()
+        if not self._columns.done():
+            self._thread.join()
+
+
+def tokenize_once(
+    model: Any, dataset: Dataset, cache: Path, rows: np.ndarray | None = None
+) -> Tokenized | None:
+    """The tokens of a data set, from the cache or made now; None where the tokenizer cannot
+    be told from another by its content (those written in Python)."""
+    return Tokenized(model, dataset, cache, rows) if _fingerprint(model) else None
 
 
 def rows_seen(plan: Plan, steps: int, rows: int) -> np.ndarray | None:
@@ -86,30 +136,35 @@ class TokenColumn:
         return Tokens(values.astype(np.int32, copy=False), lengths)
 
 
-def _column(
-    model: Any, dataset: Dataset, role: str, mark: str, cache: Path, tell: Listener
-) -> TokenColumn:
-    key = hashlib.sha256(f"{dataset.id} {role} {mark}".encode()).hexdigest()[:40]
-    file = cache / "tokens" / f"{key}.arrow"
-    if not file.exists():
-        with translated(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.part")
-            try:
-                _write(model, dataset, role, aside, tell)
-                os.replace(aside, file)  # not fsynced: a cache that is lost is made again
-            finally:
-                aside.unlink(missing_ok=True)
-    return TokenColumn(file)
+def _file(model: Any, dataset: Dataset, role: str, cache: Path) -> Path:
+    told = f"{dataset.id} {role} {_fingerprint(model)}"
+    return cache / "tokens" / f"{hashlib.sha256(told.encode()).hexdigest()[:40]}.arrow"
 
 
-def _write(model: Any, dataset: Dataset, role: str, file: Path, tell: Listener) -> None:
+class _Stopped(Exception):
+    """The run has ended before its tokens were all made."""
+
+
+def _make(model: Any, dataset: Dataset, role: str, file: Path, stopped: Callable[[], bool]) -> None:
+    with translated(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.part")
+        try:
+            _write(model, dataset, role, aside, stopped)
+            os.replace(aside, file)  # not fsynced: a cache that is lost is made again
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _write(
+    model: Any, dataset: Dataset, role: str, file: Path, stopped: Callable[[], bool]
+) -> None:
     ids = pa.uint16() if len(model.tokenizer) <= 1 << 16 else pa.int32()
     schema = pa.schema([("tokens", pa.list_(ids))])
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for start in range(0, len(dataset), _TOGETHER):
-            if start:
-                tell("stage", {"name": f"tokenizing {role}: {start:,} of {len(dataset):,}"})
+            if stopped():
+                raise _Stopped
             texts: Sequence[str] = dataset.slice_of(role, start, start + _TOGETHER).to_pylist()
             found = model.tokens(texts)
             offsets = pa.array(np.concatenate([[0], found.ends]).astype(np.int32))
