@@ -24,7 +24,7 @@ Floats = NDArray[np.floating[Any]]
 
 #: Scores are told apart to this share of their largest possible size.
 RESOLUTION = 1e-6
-#: The keys of one block of queries against the whole index take at most this.
+#: The scores of one block of queries against the whole index, and a copy, take at most this.
 BLOCK_BYTES = 32 * 2**20
 #: Up to so many relevant items a query, counting beats sorting the whole row.
 COUNT_UP_TO = 16
@@ -93,50 +93,78 @@ def rank(
     for start in range(0, q, step):
         stop = min(q, start + step)
         found, size = block(start, stop)
-        keys = _keys(found, size, relevance, start, own)
+        unit = np.where(size > 0, size, 1.0).astype(np.float64) * RESOLUTION
+        if own is not None:
+            inside = np.flatnonzero(own[start:stop] >= 0)
+            found[inside, own[start:stop][inside]] = -np.inf
+        least = np.partition(found, n - width, axis=1)[:, n - width] if width else found[:, :0]
         for i in range(stop - start):
+            row = Row(found[i], unit[i], relevance.of(start + i))
             first, last = relevance.indptr[start + i], relevance.indptr[start + i + 1]
-            ranks[first:last] = _places(keys[i], relevance.rows[first:last])
-        best = _largest(keys, width)
-        kept = np.take_along_axis(keys, best, axis=1) >= 0
-        top[start:stop, :width] = np.where(kept, best, -1)
-        scores[start:stop, :width] = np.where(kept, np.take_along_axis(found, best, axis=1), np.nan)
+            ranks[first:last] = row.ranks()
+            if width:
+                best = row.top(float(least[i]), width)
+                kept = found[i, best] > -np.inf
+                top[start + i, :width] = np.where(kept, best, -1)
+                scores[start + i, :width] = np.where(kept, found[i, best], np.nan)
     return Ranking(ranks, top, scores)
 
 
-def _keys(found: Floats, size: Floats, relevance: Relevance, start: int, own: Ints | None) -> Ints:
-    """One integer an item that orders a row completely: score, then not relevant, then row."""
-    b, n = found.shape
-    unit = np.where(size > 0, size, 1.0).astype(np.float64) * RESOLUTION
-    levels = np.rint(found / unit[:, None]).astype(np.int64) + int(2 / RESOLUTION)
-    keys: Ints = levels * 2 + 1
-    for i in range(b):
-        keys[i, relevance.of(start + i)] -= 1
-    keys *= n
-    keys += np.arange(n - 1, -1, -1, dtype=np.int64)
-    if own is not None:
-        left_out = own[start : start + b]
-        inside = np.flatnonzero(left_out >= 0)
-        keys[inside, left_out[inside]] = -1
-    return keys
+@dataclass(frozen=True)
+class Row:
+    """One query's scores [n], larger is better and -inf left out; what one step of resolution
+    is; the relevant columns.
 
+    The order is that of integer keys: score, then not relevant, then column. Keys cost far more
+    than comparisons of scores, and decide only where scores are within two steps of another.
+    """
 
-def _places(keys: Ints, relevant: Ints) -> Ints:
-    """1-based ranks of the relevant rows, ascending."""
-    wanted = np.sort(keys[relevant])[::-1]
-    if len(wanted) <= COUNT_UP_TO:
-        return np.array([np.count_nonzero(keys > key) + 1 for key in wanted], dtype=np.int64)
-    return len(keys) - np.searchsorted(np.sort(keys), wanted).astype(np.int64)
+    found: Floats
+    unit: float
+    relevant: Ints
 
+    def keys(self, columns: Ints) -> Ints:
+        """One integer each, which orders them completely; -1 for what is left out."""
+        n, scores = len(self.found), self.found[columns].astype(np.float64)
+        inside = scores > -np.inf
+        levels = np.rint(np.where(inside, scores, 0) / self.unit).astype(np.int64)
+        levels = (levels + int(2 / RESOLUTION)) * 2 + 1
+        places = np.searchsorted(self.relevant, columns)
+        known = np.append(self.relevant, -1)[places] == columns
+        return np.where(inside, (levels - known) * n + (n - 1 - columns), -1)
 
-def _largest(keys: Ints, k: int) -> Ints:
-    """Columns of the k largest keys of each row, largest first. Keys are unique."""
-    n = keys.shape[1]
-    found = np.argpartition(keys, n - k, axis=1)[:, n - k :] if 0 < k < n else None
-    if found is None:
-        found = np.broadcast_to(np.arange(n), keys.shape)
-    order = np.argsort(-np.take_along_axis(keys, found, axis=1), axis=1)
-    return np.take_along_axis(found, order, axis=1)[:, :k]
+    def ranks(self) -> Ints:
+        """1-based ranks of the relevant columns, ascending."""
+        n = len(self.found)
+        if len(self.relevant) > COUNT_UP_TO:
+            keys = self.keys(np.arange(n))
+            wanted = np.sort(keys[self.relevant])[::-1]
+            return n - np.searchsorted(np.sort(keys), wanted).astype(np.int64)
+        return np.sort([self._rank(int(column)) for column in self.relevant]).astype(np.int64)
+
+    def _rank(self, column: int) -> int:
+        score = float(self.found[column])
+        if score == -np.inf:
+            return len(self.found)
+        above = int(np.count_nonzero(self.found > self._shifted(score, 2)))
+        nearly = self.found >= self._shifted(score, -2)
+        if np.count_nonzero(nearly) == above + 1:
+            return above + 1
+        near = np.flatnonzero(nearly & (self.found <= self._shifted(score, 2)))
+        keys = self.keys(near)
+        return above + int(np.count_nonzero(keys > keys[np.searchsorted(near, column)])) + 1
+
+    def top(self, least: float, count: int) -> Ints:
+        """The first ``count`` columns, best first; ``least`` is the score at that place."""
+        low = self._shifted(least, -2) if least > -np.inf else self.found.dtype.type(-np.inf)
+        near = np.flatnonzero(self.found >= low)
+        chosen: Ints = near[np.argsort(-self.keys(near), kind="stable")[:count]]
+        return chosen
+
+    def _shifted(self, score: float, steps: int) -> np.floating[Any]:
+        """In the precision of the scores, for a comparison with another copies all of them."""
+        shifted: np.floating[Any] = self.found.dtype.type(score + steps * self.unit)
+        return shifted
 
 
 def search(
