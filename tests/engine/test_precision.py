@@ -16,6 +16,8 @@ from luthier.engine.precision import (
     Matmul,
     better_matmul,
     better_precision,
+    encoding_in,
+    encoding_precision,
     matmul_figures,
     matmul_precision,
     measure_autocast,
@@ -235,3 +237,62 @@ def test_the_plain_path_is_left_alone(make_spec, place, counted: list[str]) -> N
     run(spec, place, lambda kind, data: reports.append(data) if kind == "preflight" else None)
     assert reports[0]["matmul"] == "highest"
     assert counted == []
+
+
+# --- evaluation ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tiny_model: Path) -> Any:
+    from luthier.models.loading import load_text_model
+    from luthier.spec import ModelSpec
+
+    return load_text_model(ModelSpec(name=str(tiny_model)), artifact=None, device="cpu")
+
+
+MANY = [f"text number {n} of many" for n in range(1200)]
+
+
+def test_an_evaluation_encodes_in_bf16_where_that_is_faster_and_the_same(
+    model: Any, place, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(texts: list[str] = MANY, plain: bool = False) -> str:
+        return encoding_precision(model, texts, place, plain, lambda *_: None)
+
+    assert ask(plain=True) == ask(MANY[:999]) == "fp32"
+    assert counted == []
+    monkeypatch.setattr(precision, "LEAST_COSINE", 0.99)  # a random model's vectors turn more
+    assert ask() == "bf16"
+    monkeypatch.setattr(precision, "fast_precision", lambda *_: "fp32")
+    assert ask() == "bf16"  # decided
+
+
+@pytest.mark.parametrize("cosine", [0.9998, float("nan")])
+def test_vectors_that_turn_are_encoded_in_fp32(
+    model: Any, place, counted: list[str], monkeypatch: pytest.MonkeyPatch, cosine: float
+) -> None:
+    monkeypatch.setattr(precision, "least_cosine", lambda *_: cosine)
+    assert encoding_precision(model, MANY, place, False, lambda *_: None) == "fp32"
+
+
+def test_where_bf16_is_slower_nothing_is_compared(
+    model: Any, place, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "measure_autocast", lambda _: Autocast(0.1, 0.3))
+    monkeypatch.setattr(precision, "least_cosine", lambda *_: pytest.fail("compared"))
+    assert encoding_precision(model, MANY, place, False, lambda *_: None) == "fp32"
+
+
+def test_the_forced_choice_reaches_the_encoder(model: Any) -> None:
+    """bf16 computes other, nearly equal vectors; fp32 the very ones of a plain call."""
+    plain = model.encode(MANY[:40])
+    with encoding_in(model, "fp32"):
+        assert (model.encode(MANY[:40]) == plain).all()
+    with encoding_in(model, "bf16"):
+        half = model.encode(MANY[:40])
+    assert half.dtype == plain.dtype
+    assert (half != plain).any()
+    assert 0.99 < float((half * plain).sum(axis=1).min()) < 1
+    assert precision.least_cosine(model, MANY[:40]) == pytest.approx(
+        float((half * plain).sum(axis=1).min())
+    )

@@ -14,6 +14,7 @@ from luthier.batches import make_plan
 from luthier.engine.control import Cancelled, Interrupted
 from luthier.engine.decisions import Watch
 from luthier.engine.learner import EmbeddingLearner
+from luthier.engine.precision import encoding_in, encoding_precision
 from luthier.engine.read import Data
 from luthier.engine.setup import KEPT, Setup, checkpoints, pretrained, prune, train_form
 from luthier.errors import Problem, SpecError
@@ -105,14 +106,17 @@ class Examiner:
             return None
         self.tell("stage", {"name": "evaluating"})
         model.execution = self.setup.model.execution  # all that is compared runs the same way
+        place, plain = self.setup.place, model.execution == "padded"
         batch = self.setup.spec.training.per_device_eval_batch_size
         if self.callback:
             batch = self.callback.batch_size
 
         def encode(texts: Sequence[str]) -> np.ndarray:
-            vectors: np.ndarray = model.encode(
-                texts, batch_size=batch, normalize=False, progress=lambda _: self._obey()
-            )
+            word = encoding_precision(model, texts, place, plain, self.tell)
+            with encoding_in(model, word):
+                vectors: np.ndarray = model.encode(
+                    texts, batch_size=batch, normalize=False, progress=lambda _: self._obey()
+                )
             return vectors
 
         if self.callback is None:
