@@ -96,6 +96,7 @@ model                       name                        of `luthier models`, a h
 model_artifact              artifact                    go on from this artifact of a run
 model_options               options                     pooler, max_seq_length, …
 freeze                      freeze                      train only the new head
+num_fixed_layers            num_fixed_layers            layers, from the lowest, that do not train
 output_dim                  output_dim                  attach a projection head of this width
 [data]
 train_data                  train                       CSV, JSONL or Parquet to learn from

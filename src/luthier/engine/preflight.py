@@ -20,6 +20,9 @@ _SAMPLED_TEXTS = 1000
 #: 2020, Scaling Laws for Neural Language Models, section 2.1).
 _OPERATIONS = 6
 
+#: Passes over a parameter that trains for each over one that does not: forward, and twice back.
+_PASSES = 3
+
 #: Share of a plain matmul's speed that a padded training step reaches on the encoders and
 #: CPUs that we measured; an estimate is all it is for.
 _EFFICIENCY = 0.4
@@ -50,6 +53,8 @@ def preflight(setup: Setup, data: Data) -> dict[str, Any]:
         "precision": setup.device.precision,
         "matmul": torch.get_float32_matmul_precision(),
         "execution": setup.model.execution,
+        "num_fixed_layers": setup.model.fixed_layers,
+        "fixed_part_stored": setup.model.prefix is not None,
         "trainable_parameters": _count(setup, trainable=True),
         "parameters": _count(setup, trainable=False),
         "estimated_s": seconds,
@@ -86,8 +91,12 @@ def _count(setup: Setup, *, trainable: bool) -> int:
 
 def _seconds_a_token(setup: Setup) -> float:
     """From the parameters that multiply (a table of tokens is only looked up) and a matmul
-    timed here and now."""
-    parameters = _count(setup, trainable=False) - setup.model.token_embedding.weight.numel()
+    timed here and now. Of what does not train there is a forward pass only, or not even that."""
+    model = setup.model
+    table = model.token_embedding.weight
+    trains = _count(setup, trainable=True) - (table.numel() if table.requires_grad else 0)
+    fixed = _count(setup, trainable=False) - table.numel() - trains
+    parameters = trains + (0 if model.prefix is not None else fixed / _PASSES)
     size = 512
     matrix = torch.ones(size, size, device=setup.device.torch)
     matrix @ matrix

@@ -48,12 +48,13 @@ class _Rows:
     """What trains.
 
     vectors: [a, d]. ids: the token of each, int64 [a]. place: token → its row, -1 for those
-    that do not train, int64 [vocabulary].
+    that do not train, int64 [vocabulary]. padding: the row that never trains, if one does not.
     """
 
     vectors: nn.Parameter
     ids: Tensor
     place: Tensor
+    padding: int | None
 
 
 class ActiveEmbedding(nn.Embedding):
@@ -69,13 +70,10 @@ class ActiveEmbedding(nn.Embedding):
         """Vectors of any tokens; gradients go to the active rows."""
         rows = self.rows
         places = rows.place[input]
-        padding = None
-        if self.padding_idx is not None:
-            padding = int(rows.place[self.padding_idx])
         unknown = places < 0
         if not bool(unknown.any()):
-            return nn.functional.embedding(places, rows.vectors, padding)
-        known = nn.functional.embedding(places.clamp(min=0), rows.vectors, padding)
+            return nn.functional.embedding(places, rows.vectors, rows.padding)
+        known = nn.functional.embedding(places.clamp(min=0), rows.vectors, rows.padding)
         others = nn.functional.embedding(input, self.weight.detach())
         return torch.where(unknown.unsqueeze(-1), others, known)
 
@@ -129,10 +127,11 @@ def activate(model: TextModel, ids: Ints) -> None:
     active = chosen.nonzero().squeeze(1)
     place = torch.full((vocabulary,), -1, dtype=torch.int64)
     place[active] = torch.arange(len(active))
+    fixed = None if embedding.padding_idx is None else int(place[embedding.padding_idx])
     active = active.to(device)
     vectors = nn.Parameter(embedding.weight.detach()[active].clone())
     embedding.__class__ = ActiveEmbedding
-    cast(ActiveEmbedding, embedding).rows = _Rows(vectors, active, place.to(device))
+    cast(ActiveEmbedding, embedding).rows = _Rows(vectors, active, place.to(device), fixed)
 
 
 def trained(model: TextModel) -> list[tuple[str, nn.Parameter, int]]:
