@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "one arena": _SLEEP | {"MALLOC_ARENA_MAX": "1"},
     "torch huge": _SLEEP | {"THP_MEM_ALLOC_ENABLE": "1"},
     "glibc huge": _SLEEP | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    "raise+huge": _SLEEP | _RAISE | {"THP_MEM_ALLOC_ENABLE": "1"},
     "keep+huge": _SLEEP | _KEEP | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
 }
 BATCH, BATCHES = 32, 6
