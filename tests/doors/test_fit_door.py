@@ -66,6 +66,18 @@ class TestFit(DoorCase):
         Word("model_artifact", "abcd", "model.artifact"),
         Word("model_options", {"max_seq_length": 32}, "model.options"),
         Word("model_options", {"num_fixed_layers": 3}, "model.num_fixed_layers", becomes=3),
+        Word("num_fixed_layers", 3, "model.num_fixed_layers"),
+        Word("lora_r", 4, "adapter.lora_r"),
+        *(
+            Word(word, value, f"adapter.{word}", beside={"lora_r": 4})
+            for word, value in {
+                "lora_alpha": 32,
+                "lora_dropout": 0.1,
+                "target_modules": ("query", "value"),
+                "use_rslora": True,
+                "use_dora": True,
+            }.items()
+        ),
         Word("loss", "ArcFaceLoss", "objective.loss"),
         Word("loss_options", {"margin": 0.3}, "objective.loss_options"),
         Word("miner", "TripletMarginMiner", "objective.miner"),
@@ -223,6 +235,8 @@ def test_the_default_rate_is_that_of_what_is_trained() -> None:
         ({"val_split": 0.1, "eval_data": EVAL}, "not both"),
         ({"sampler": "clas"}, "sampler"),
         ({"num_train_epochs": 3}, "given twice"),
+        ({"num_fixed_layers": 1, "model_options": {"num_fixed_layers": 2}}, "given twice"),
+        ({"num_fixed_layers": -1}, "greater than or equal to 0"),
         ({"callbacks": [{"kind": "early"}]}, "callbacks"),
     ],
 )

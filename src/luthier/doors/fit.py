@@ -19,6 +19,9 @@ RUN_WORDS = ("run_name", "description", "experiment_name", "wait", "idempotency_
 #: Older names of the reference, and what they are called here.
 RENAMED = {"lr": "learning_rate", "scheduler_name": "scheduler"}
 
+#: A field of the model that is said by its own name, or in ``model_options``.
+FIXED = "num_fixed_layers"
+
 #: Learning rates where none is given: for a whole pretrained encoder, and for a new head alone.
 WHOLE_MODEL_RATE, HEAD_RATE = 2e-5, 1e-3
 
@@ -61,7 +64,8 @@ def fit_spec(
     """The spec that these words describe.
 
     ``training`` takes any field of ``TrainingSpec`` by its own name (``max_steps``, ``seed``,
-    ``precision``, ``gradient_accumulation_steps``, …). Raises SpecError with every problem.
+    ``precision``, …) or of ``AdapterSpec`` (``lora_r``, …), and ``num_fixed_layers``. Raises
+    SpecError with every problem.
     """
     problems: list[Problem] = []
     schedule = dict(scheduler_options or {})
@@ -97,8 +101,13 @@ def fit_spec(
         )
     fields["lr_scheduler_kwargs"] = schedule
     options = dict(model_options or {})
-    fixed = options.pop("num_fixed_layers", None)  # a field of its own, not the constructor's
-    fields |= _training_words(training, fields, problems)
+    fixed = options.pop(FIXED, None)  # a field of its own, not one of the constructor's
+    if FIXED in training:
+        if fixed is not None:
+            problems.append(Problem(FIXED, "given twice: here and in model_options"))
+        fixed = training.pop(FIXED)
+    more, adapter = _other_words(training, fields, problems)
+    fields |= more
     data: dict[str, Any] = {
         "model": {
             "name": model,
@@ -108,6 +117,7 @@ def fit_spec(
             "num_fixed_layers": 0 if fixed is None else fixed,
             "artifact": model_artifact,
         },
+        "adapter": adapter,
         "data": {"train": train_data, "eval": eval_data, "val_split": val_split},
         "objective": {
             "loss": loss,
@@ -126,22 +136,25 @@ def fit_spec(
     return _parse(data, problems)
 
 
-def _training_words(
+def _other_words(
     given: Mapping[str, Any], fields: Mapping[str, Any], problems: list[Problem]
-) -> dict[str, Any]:
-    from luthier.spec import TrainingSpec
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The further words of training, and those of an adapter."""
+    from luthier.spec import AdapterSpec, TrainingSpec
 
-    known = TrainingSpec.model_fields
-    taken = {}
+    taken: dict[str, Any] = {}
+    adapter: dict[str, Any] = {}
     for word, value in given.items():
         if word in fields:
             problems.append(Problem(word, f"given twice: fit() has a word of its own for '{word}'"))
-        elif word in known:
+        elif word in TrainingSpec.model_fields:
             taken[word] = value
+        elif word in AdapterSpec.model_fields:
+            adapter[word] = value
         else:
             hint = f"it is called '{RENAMED[word]}'" if word in RENAMED else nearest(word, WORDS)
             problems.append(Problem(word, "fit() knows no such word", hint))
-    return taken
+    return taken, adapter
 
 
 def _parse(data: dict[str, Any], problems: list[Problem]) -> JobSpec:
@@ -155,11 +168,12 @@ def _parse(data: dict[str, Any], problems: list[Problem]) -> JobSpec:
 
 
 def _words() -> tuple[str, ...]:
-    from luthier.spec import TrainingSpec
+    from luthier.spec import AdapterSpec, TrainingSpec
 
     own = [n for n in inspect.signature(fit_spec).parameters if n != "training"]
-    more = [n for n in TrainingSpec.model_fields if n not in own]
-    return (*own, *RUN_WORDS, *more)
+    others = (*TrainingSpec.model_fields, *AdapterSpec.model_fields)
+    more = [n for n in others if n not in own]
+    return (*own, *RUN_WORDS, FIXED, *more)
 
 
 #: Every word that fit() knows.

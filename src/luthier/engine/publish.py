@@ -14,11 +14,12 @@ from luthier.engine.control import Listener
 from luthier.engine.examine import Examiner
 from luthier.engine.read import Data, Place
 from luthier.engine.setup import Setup, checkpoints, pretrained, prune
-from luthier.engine.state import OURS, write_state
+from luthier.engine.state import OURS, read_state, write_state
 from luthier.errors import CorruptBundle, NotFound
 from luthier.evaluation.card import model_card
 from luthier.evaluation.measure import Evaluation
 from luthier.evaluation.report import Report, build_report, write_report
+from luthier.models.adapters import merge, merged, restore, save_adapter
 from luthier.models.loading import load_text_model
 from luthier.models.text import TextModel
 from luthier.models.vocabulary import whole
@@ -63,6 +64,8 @@ def publish(
         model.save(folder)
         ours = folder / OURS
         ours.mkdir(exist_ok=True)
+        if model.adapter is not None:
+            save_adapter(model, ours / "adapter")
         (ours / "spec.json").write_text(setup.spec.canonical())
         write_state(
             ours,
@@ -77,7 +80,8 @@ def publish(
             from luthier.models.onnx import export_onnx
 
             tell("stage", {"name": "exporting to ONNX"})
-            worst = export_onnx(model, folder)
+            with merged(model):
+                worst = export_onnx(model, folder)
             message = f"the ONNX graph gives the model's vectors to {worst:.1e}"
             tell("log", {"level": "info", "message": message})
 
@@ -96,14 +100,26 @@ def _chosen(setup: Setup, examiner: Examiner, tell: Listener) -> tuple[TextModel
         step = open_bundle(best).meta["step"]
         tell("log", {"level": "info", "message": f"the best model is that of step {step}"})
         if step != setup.position.done:
-            model = load_text_model(setup.spec.model, artifact=best, device=str(setup.device.torch))
+            model = _checkpointed(setup, best)
             is_last = False
     mix = next((c for c in setup.spec.callbacks if isinstance(c, WiSEFTCallback)), None)
     if mix is not None:
+        merge(model)
         new_head = setup.spec.model.output_dim is not None and not setup.spec.model.artifact
-        _interpolate(model, pretrained(setup), mix.alpha, new_head=new_head)
+        start = pretrained(setup)
+        merge(start)
+        _interpolate(model, start, mix.alpha, new_head=new_head)
         is_last = False
     return model, is_last
+
+
+def _checkpointed(setup: Setup, checkpoint: Path) -> TextModel:
+    if setup.model.adapter is None:
+        device = str(setup.device.torch)
+        return load_text_model(setup.spec.model, artifact=checkpoint, device=device)
+    model: TextModel = pretrained(setup)
+    restore(model, read_state(checkpoint / OURS)[2]["trainable"])
+    return model
 
 
 def _interpolate(model: TextModel, start: TextModel, alpha: float, *, new_head: bool) -> None:

@@ -34,6 +34,7 @@ from luthier.engine.state import (
 from luthier.engine.tokenized import Tokenized, rows_seen, tokenize_once
 from luthier.engine.vocabulary import use_active_vocabulary
 from luthier.errors import CorruptBundle, Problem, SpecError
+from luthier.models.adapters import add_lora, restore, trainable
 from luthier.models.dropout import set_fast_dropout
 from luthier.models.execution import choose
 from luthier.models.loading import load_text_model
@@ -83,6 +84,8 @@ class Setup:
             "objective": dict(self.learner.objective.state_dict()),
             "optimization": self.optimization.state(),
         }
+        if self.model.adapter is not None:
+            parts["trainable"] = trainable(self.model)
 
         def fill(folder: Path) -> None:
             self.model.save(folder)
@@ -180,11 +183,16 @@ def _load_model(
     spec: JobSpec, place: Place, checkpoint: Bundle | None, device: Device, tell: Listener
 ) -> Any:
     tell("stage", {"name": "loading the model"})
-    if checkpoint is not None:
+    adapted = spec.adapter.lora_r is not None  # a checkpoint has its adapters beside the model
+    if checkpoint is not None and not adapted:
         source: Path | None = checkpoint.path
     else:
         source = place.artifacts(spec.model.artifact) if spec.model.artifact else None
-    return load_text_model(spec.model, artifact=source, device=str(device.torch))
+    model = load_text_model(spec.model, artifact=source, device=str(device.torch))
+    if adapted:
+        add_lora(model, spec.adapter, spec.model.name)
+        model.to(device.torch)
+    return model
 
 
 def pretrained(setup: Setup) -> Any:
@@ -201,6 +209,7 @@ def pretrained(setup: Setup) -> Any:
 def _restore(setup: Setup, checkpoint: Bundle, tell: Listener) -> None:
     position, history, parts, random = read_state(checkpoint.path / OURS)
     setup.learner.objective.load_state_dict(parts["objective"])
+    restore(setup.model, parts.get("trainable", {}))
     setup.optimization.restore(parts["optimization"])
     setup.position, setup.history, setup.random = position, history, random
     message = f"resuming after step {position.done} of {setup.total_steps}"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.errors import ModelError
+from luthier.models.adapters import merged
 from luthier.models.batching import Progress, check_texts
 from luthier.models.execution import Execution, embed, encode
 from luthier.models.freezing import Prefix, embed_above, fixed_modules
@@ -45,6 +46,7 @@ class TextModel(nn.Module):
         execution: how ``embed`` and ``encode`` run, see ``execution.py``; None until chosen.
         calls: how often each execution ran.
         fixed_layers: how many of the lowest layers, with the embeddings, do not train.
+        adapter: peft's configuration of the adapters in it, see ``adapters.py``; or None.
         prefix: the stored output of the part that does not train, see ``freezing.py``.
         has_types: whether token types say more than nothing.
     """
@@ -57,6 +59,7 @@ class TextModel(nn.Module):
         self.calls: Counter[str] = Counter()
         self.fixed_layers = 0
         self.prefix: Prefix | None = None
+        self.adapter: Any = None
         self.has_types = _has_types(sentence_transformer.tokenizer)
 
     @property
@@ -253,11 +256,12 @@ class TextModel(nn.Module):
         """Write a folder that ``SentenceTransformer(folder)`` opens.
 
         The same weights write the same bytes: what the tokenizer remembers of its last batch
-        is forgotten first. A GeM pooling needs luthier installed, and ``trust_remote_code``.
+        is forgotten first. Adapters are merged. A GeM pooling needs luthier installed, and
+        ``trust_remote_code``.
         """
         from luthier.models.loading import quietly
 
-        with self._fresh_tokenizer(), quietly():
+        with self._fresh_tokenizer(), quietly(), merged(self):
             try:
                 self.sentence_transformer.save(str(folder), create_model_card=False)
             except OSError as error:

@@ -11,6 +11,7 @@ from luthier.spec.callbacks import (
     WiSEFTCallback,
 )
 from luthier.spec.job import (
+    AdapterSpec,
     DataSpec,
     JobSpec,
     ModelSpec,
@@ -23,6 +24,7 @@ from luthier.spec.job import (
 from luthier.spec.source import CSVOptions, Form, Source
 
 __all__ = [
+    "AdapterSpec",
     "BestModelCheckpoint",
     "CSVOptions",
     "CallbackSpec",

@@ -57,6 +57,31 @@ class ModelSpec(Frozen):
     artifact: str | None = None
 
 
+class AdapterSpec(Frozen):
+    """LoRA instead of full fine-tuning, where ``lora_r`` is given. The names are peft's.
+
+    target_modules: names of linear layers, "all-linear", or None for peft's own choice.
+    """
+
+    lora_r: int | None = Field(default=None, ge=1)
+    lora_alpha: int = Field(default=8, ge=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | str | None = None
+    use_rslora: bool = False
+    use_dora: bool = False
+
+    @model_validator(mode="after")
+    def _nothing_without_a_rank(self) -> AdapterSpec:
+        given = sorted(
+            n
+            for n in type(self).model_fields
+            if getattr(self, n) != type(self).model_fields[n].default
+        )
+        if self.lora_r is None and given:
+            raise ValueError(f"{', '.join(given)} mean nothing without lora_r")
+        return self
+
+
 class DataSpec(Frozen):
     """What it learns from. val_split: share of the training rows kept for evaluation."""
 
@@ -136,11 +161,18 @@ class JobSpec(Frozen):
     version: Literal[1] = 1
     task: Literal["embedding"] = "embedding"
     model: ModelSpec
+    adapter: AdapterSpec = AdapterSpec()
     data: DataSpec
     objective: ObjectiveSpec = ObjectiveSpec()
     training: TrainingSpec = TrainingSpec()
     callbacks: tuple[CallbackSpec, ...] = ()
     output: OutputSpec = OutputSpec()
+
+    @model_validator(mode="after")
+    def _adapters_train_the_encoder(self) -> JobSpec:
+        if self.adapter.lora_r is not None and self.model.freeze:
+            raise ValueError("freeze leaves nothing of the encoder to adapt: give lora_r or freeze")
+        return self
 
     def canonical(self) -> str:
         """Canonical JSON: sorted keys, no spaces, defaults left out, so that a field added
