@@ -107,7 +107,17 @@ def test_all_peers_do_the_same_work(tiny_model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", ["contrastive-1024", "frozen-3", "head-only", "encode", "start", "rows-1k", "skewed-32"]
+    "case",
+    [
+        "contrastive-1024",
+        "frozen-3",
+        "lora",
+        "head-only",
+        "encode",
+        "start",
+        "rows-1k",
+        "skewed-32",
+    ],
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_kind_of_case_runs(case, precision, deep_model):

@@ -130,6 +130,7 @@ def place(folder):
     return Place(folder, folder.parent / "cache", Path, Path)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_run_tunes_adapters_and_writes_them_as_peft_does(job, tmp_path) -> None:
     from peft import PeftModel
     from transformers import AutoModel

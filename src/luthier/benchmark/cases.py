@@ -29,6 +29,7 @@ class Case:
     many a side runs in its turn (epochs of a ``whole``, documents of an ``encode``).
     warmup: steps that are run before and not counted. frozen_layers: the embeddings and that
     many layers are not trained. head_only: a new head is trained on a frozen model.
+    lora_r: adapters of that rank are trained, on the layers that peft chooses.
     mini_batch_size: rows that the peer's cached loss takes at a time.
     """
 
@@ -45,6 +46,7 @@ class Case:
     rounds: int = 5
     frozen_layers: int = 0
     head_only: bool = False
+    lora_r: int | None = None
     mini_batch_size: int | None = None
     peers: tuple[Peer, ...] = PEERS
 
@@ -125,6 +127,13 @@ CASES: tuple[Case, ...] = (
         steps=3,
         rounds=2,
         frozen_layers=3,
+    ),
+    Case(
+        "lora",
+        FROZEN,
+        "LoRA of rank 8 on queries and values, long texts, batch 32",
+        "debian",
+        lora_r=8,
     ),
     Case(
         "head-only",

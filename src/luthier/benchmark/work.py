@@ -223,6 +223,8 @@ def _spec(case: Case, settings: Settings, file: Path, length: int) -> JobSpec:
         }
     )
     changes = dict(settings.changed)
+    if case.lora_r:
+        changes["lora_r"] = case.lora_r
     if case.frozen_layers:
         if FROZEN_LAYERS not in leaves():
             raise Unavailable(

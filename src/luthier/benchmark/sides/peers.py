@@ -56,6 +56,10 @@ def _freeze(model: Any, job: Job) -> None:
             parameter.requires_grad_(False)
     if job.case.head_only:
         model[0].requires_grad_(False)
+    if job.case.lora_r:
+        from peft import LoraConfig
+
+        model.add_adapter(LoraConfig(r=job.case.lora_r))
 
 
 def load_pairs(job: Job) -> Any:
