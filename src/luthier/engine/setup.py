@@ -132,7 +132,15 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
     tokenized = tokenize_once(model, dataset, place.cache, seen)
     learner.texts = tokenized or learner.texts
     use_prefix(learner, plan, total_steps, place.cache, resolved, tell)
-    use_active_vocabulary(learner, training, seen, resolved, tell, fresh=checkpoint is None)
+    use_active_vocabulary(
+        learner,
+        training,
+        seen,
+        resolved,
+        tell,
+        fresh=checkpoint is None,
+        tokenized=tokenized is not None and tokenized.ready,
+    )
     optimization = build_optimization(
         training,
         trained(model),

@@ -35,9 +35,11 @@ def use_active_vocabulary(
     tell: Listener,
     *,
     fresh: bool,
+    tokenized: bool,
 ) -> None:
     """Train only the token rows that occur in the rows of a run (None: all) where that is the
-    same training and saves something. Chosen once a run; never in the middle of one."""
+    same training and saves something. Chosen once a run; never in the middle of one, and not
+    where a run would first have to wait until all its texts are ``tokenized``."""
     model: TextModel = learner.model
     if unfit(model) or inexact(training.optim, training.optim_args):
         return
@@ -45,13 +47,14 @@ def use_active_vocabulary(
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if table.numel() < LEAST_SHARE * trainable:
         return
-    ids = _occurring(learner, np.arange(len(learner.dataset)) if rows is None else rows)
+    seen = np.arange(len(learner.dataset)) if rows is None else rows
 
     def decide() -> bool:
-        return fresh and len(ids) < MOST_ACTIVE * len(table)
+        return fresh and tokenized and len(_occurring(learner, seen)) < MOST_ACTIVE * len(table)
 
     if not resolved.once("active_vocabulary", decide):
         return
+    ids = _occurring(learner, seen)
     activate(model, ids)
     message = f"{len(ids):,} of {len(table):,} tokens occur: only their vectors are trained"
     tell("log", {"level": "info", "message": message})
