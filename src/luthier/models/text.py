@@ -3,8 +3,6 @@ parameter lies."""
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +18,8 @@ from luthier.models.adapters import merged
 from luthier.models.batching import Progress, check_texts
 from luthier.models.execution import Execution, embed, encode
 from luthier.models.freezing import Prefix, embed_above, fixed_modules
+from luthier.models.tokenizing import Tokenizing, has_types
 from luthier.models.tokens import Tokens
-
-#: A fast tokenizer keeps its padding and truncation as state, and refuses two threads at once.
-#: One lock for all of them, because a lock of its own would make a model impossible to copy.
-_TOKENIZING = threading.Lock()
 
 #: Texts that ``encode`` tokenizes and sorts by length together; bounds its memory.
 _TOKENIZED_TOGETHER = 16_384
@@ -34,7 +29,7 @@ _TOKENIZED_TOGETHER = 16_384
 _BOTTOM = ("embed", "relative_attention_bias")
 
 
-class TextModel(nn.Module):
+class TextModel(Tokenizing, nn.Module):
     """A sentence-transformers model with the surface that training needs.
 
     Attributes:
@@ -60,7 +55,7 @@ class TextModel(nn.Module):
         self.fixed_layers = 0
         self.prefix: Prefix | None = None
         self.adapter: Any = None
-        self.has_types = _has_types(sentence_transformer.tokenizer)
+        self.has_types = has_types(sentence_transformer.tokenizer)
 
     @property
     def dim(self) -> int:
@@ -71,11 +66,6 @@ class TextModel(nn.Module):
         )
         truncated = self.sentence_transformer.truncate_dim
         return int(min(width, truncated) if truncated else width)
-
-    @property
-    def max_length(self) -> int:
-        # Tokenizers write "no limit" as 1e30.
-        return int(min(self.tokenizer.model_max_length, sys.maxsize))
 
     @property
     def tokenizer(self) -> Any:
@@ -94,77 +84,6 @@ class TextModel(nn.Module):
     def token_embedding(self) -> nn.Embedding:
         """The table of token vectors."""
         return cast(nn.Embedding, cast(Any, self.encoder).get_input_embeddings())
-
-    def tokens(self, texts: Sequence[str]) -> Tokens:
-        """Token ids of texts, cut at ``max_length``. May be called from several threads."""
-        batch = [self.prompt + text for text in texts] if self.prompt else list(texts)
-        if not batch:
-            return Tokens(np.zeros(0, np.int32), np.zeros(0, np.int64))
-        limit = self.max_length
-        options = {
-            "padding": False,
-            "truncation": "longest_first",
-            "max_length": limit if limit < sys.maxsize else None,
-            "return_attention_mask": False,
-            "return_token_type_ids": self.has_types,
-        }
-        with _TOKENIZING:
-            backend = getattr(self.tokenizer, "backend_tokenizer", None)
-            if backend is not None and not self.has_types and len(batch) > 1:
-                # transformers makes three times the work of what the tokenizer does itself; it
-                # is asked about one text, which also sets the tokenizer up, and must agree.
-                first = self.tokenizer(batch[:1], **options)["input_ids"][0]
-                ids = [found.ids for found in backend.encode_batch_fast(batch)]
-                if ids[0] == first:
-                    return Tokens.of(ids)
-            encoded = self.tokenizer(batch, **options)
-        return Tokens.of(encoded["input_ids"], encoded.get("token_type_ids"))
-
-    def pad(self, tokens: Tokens) -> dict[str, Tensor]:
-        """A padded batch on the CPU: int64 tensors [n, tokens], as ``tokenize`` gives them."""
-        tokenizer, longest = self.tokenizer, int(tokens.lengths.max())
-        left = tokenizer.padding_side == "left"
-        places = np.arange(longest)
-        if left:
-            inside = places >= (longest - tokens.lengths)[:, None]
-        else:
-            inside = places < tokens.lengths[:, None]
-
-        def filled(values: Any, padding: int) -> Tensor:
-            array = np.full(inside.shape, padding, dtype=np.int64)
-            array[inside] = values
-            return torch.from_numpy(array)
-
-        features = {"input_ids": filled(tokens.values, tokenizer.pad_token_id)}
-        if "token_type_ids" in tokenizer.model_input_names:
-            types = 0 if tokens.types is None else tokens.types
-            features["token_type_ids"] = filled(types, tokenizer.pad_token_type_id)
-        features["attention_mask"] = torch.from_numpy(inside.astype(np.int64))
-        if self.prompt_length:
-            features["prompt_length"] = torch.full((len(tokens),), self.prompt_length)
-        return features
-
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Tokenize a batch on the CPU.
-
-        Returns int64 tensors [n, tokens], padded to the longest of the batch and cut at
-        ``max_length``. May be called from several threads.
-        """
-        return self.pad(self.tokens(texts))
-
-    def token_lengths(self, texts: Sequence[str]) -> np.ndarray:
-        """Tokens of each text before cutting, special ones included: int64 [n].
-
-        ``(lengths > model.max_length).mean()`` is the share of texts that are cut.
-        """
-        if not len(texts):
-            return np.zeros(0, dtype=np.int64)
-        batch = [self.prompt + text for text in texts] if self.prompt else list(texts)
-        with _TOKENIZING:
-            encoded = self.tokenizer(
-                batch, padding=False, truncation=False, return_attention_mask=False, verbose=False
-            )
-        return np.fromiter((len(ids) for ids in encoded["input_ids"]), np.int64, len(batch))
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Vectors [n, dim] of a tokenized batch on the model's device. Leaves it unchanged."""
@@ -243,7 +162,7 @@ class TextModel(nn.Module):
     @property
     def layer_list(self) -> str:
         """Name of the encoder's list of layers; empty where it has none."""
-        return _layers_of(self.encoder).removesuffix(".")
+        return layer_list(self.encoder)
 
     @property
     def layers(self) -> int:
@@ -261,7 +180,7 @@ class TextModel(nn.Module):
         """
         from luthier.models.loading import quietly
 
-        with self._fresh_tokenizer(), quietly(), merged(self):
+        with self.fresh_tokenizer(), quietly(), merged(self):
             try:
                 self.sentence_transformer.save(str(folder), create_model_card=False)
             except OSError as error:
@@ -269,18 +188,8 @@ class TextModel(nn.Module):
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer alone."""
-        with self._fresh_tokenizer():
+        with self.fresh_tokenizer():
             self.tokenizer.save_pretrained(str(folder))
-
-    @contextmanager
-    def _fresh_tokenizer(self) -> Iterator[None]:
-        """Without what the tokenizer remembers of its last batch, and without another batch."""
-        with _TOKENIZING:
-            backend = getattr(self.tokenizer, "backend_tokenizer", None)
-            if backend is not None:
-                backend.no_truncation()
-                backend.no_padding()
-            yield
 
 
 @contextmanager
@@ -293,6 +202,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def layer_list(encoder: nn.Module) -> str:
+    """Name of an encoder's list of layers; empty where it has none."""
+    return _layers_of(encoder).removesuffix(".")
 
 
 def _layers_of(encoder: nn.Module) -> str:
@@ -308,13 +222,6 @@ def _layers_of(encoder: nn.Module) -> str:
 
 def _index_after(name: str, prefix: str) -> int:
     return int(name[len(prefix) :].split(".", 1)[0])
-
-
-def _has_types(tokenizer: Any) -> bool:
-    """Whether token types say more than nothing: XLNet marks its closing token with them."""
-    if "token_type_ids" not in tokenizer.model_input_names:
-        return False
-    return any(tokenizer("a", return_token_type_ids=True)["token_type_ids"])
 
 
 def _default_prompt(model: Any) -> tuple[str, int]:
