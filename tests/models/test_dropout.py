@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from luthier.models.attention import Block, block_attention
+from luthier.models.attention import Block, block_attention, blocks_of
 from luthier.models.dropout import FastDropout, _Drop, keep_mask, masked, set_fast_dropout
 from luthier.models.loading import load_text_model
 from luthier.spec import ModelSpec
@@ -192,7 +193,12 @@ def digests(folder: Path) -> dict[str, str]:
 
 # --- of attention weights ----------------------------------------------------------------------
 
-BLOCKS: tuple[Block, ...] = ((0, 3, 1), (3, 2, 4), (11, 1, 7))
+#: Texts of one length share a block, and so do texts of lengths that differ little.
+LENGTHS = ([1, 1, 1], [4, 4], [2, 5])
+BLOCKS = tuple(
+    Block.of(start, np.array(lengths), torch.device("cpu"))
+    for start, lengths in zip((0, 3, 11), LENGTHS, strict=True)
+)
 TOKENS, HEADS, WIDTH, P = 18, 2, 3, 0.35
 
 
@@ -208,10 +214,10 @@ def heads(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 def oracle(query: Tensor, key: Tensor, value: Tensor, causal: bool, window: int | None) -> Tensor:
     """Text by text, head by head, token by token, with the masks of the same seed."""
     out = torch.zeros_like(query)
-    for start, texts, length in BLOCKS:
-        mask, kept = keep_mask((texts, HEADS, length, length), P)
-        for text in range(texts):
-            first = start + text * length
+    first = 0
+    for lengths in LENGTHS:
+        mask, kept = keep_mask((len(lengths), HEADS, max(lengths), max(lengths)), P)
+        for text, length in enumerate(lengths):
             for head in range(HEADS):
                 for i in range(length):
                     seen = [
@@ -226,6 +232,7 @@ def oracle(query: Tensor, key: Tensor, value: Tensor, causal: bool, window: int 
                     for weight, j in zip(weights, seen, strict=True):
                         if mask[text, head, i, j]:
                             out[first + i, head] += weight / kept * value[first + j, head]
+            first += length
     return out
 
 
@@ -262,3 +269,35 @@ def test_attention_with_dropout_in_bf16() -> None:
         expected = oracle(*(t.double() for t in (query, key, value)), False, None)
     assert out.dtype == query.grad.dtype == torch.bfloat16
     assert torch.allclose(out.double(), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 2, 4])
+def test_attention_without_dropout(causal: bool, window: int | None) -> None:
+    """Equal, with its gradients, whether texts share blocks or each has one of its own."""
+    lengths = np.concatenate(LENGTHS)
+    starts = np.cumsum(lengths) - lengths
+    alone = tuple(
+        Block.of(int(s), np.array([n]), torch.device("cpu"))
+        for s, n in zip(starts, lengths, strict=True)
+    )
+    found = []
+    for blocks in (alone, BLOCKS):
+        given = heads(11)
+        out = block_attention(*given, blocks, scale=0.7, causal=causal, window=window)
+        found.append((out, *torch.autograd.grad(out.sin().sum(), given)))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_lengths_share_a_block_where_padding_costs_less() -> None:
+    lengths = np.sort(np.random.default_rng(0).integers(4, 256, 64))
+    blocks = blocks_of(lengths, torch.device("cpu"))
+    assert blocks[0].start == 0
+    assert all(one.stop == other.start for one, other in itertools.pairwise(blocks))
+    assert blocks[-1].stop == lengths.sum()
+    assert sum(block.texts for block in blocks) == len(lengths)
+    computed = sum(block.texts * block.longest**2 for block in blocks)
+    assert len(blocks) < len(np.unique(lengths)) / 2
+    assert computed < 1.5 * (lengths**2).sum()
+    assert len(blocks_of(np.sort(lengths % 20 + 4), torch.device("cpu"))) == 1

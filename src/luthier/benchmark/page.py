@@ -57,7 +57,7 @@ _BY_HAND = """
 | bf16 | `bf16=True` | in the bf16 rows, as everywhere |
 | fused AdamW | `optim="adamw_torch_fused"`, the default since torch 2.8 | yes |
 | freed memory is kept | `MALLOC_TRIM_THRESHOLD_`, `MALLOC_MMAP_THRESHOLD_` | yes |
-| threads that sleep while they wait | `OMP_WAIT_POLICY=PASSIVE`; slower on idle cores | no |
+| threads that spin for a while only | `GOMP_SPINCOUNT=10000`: gains where cores are shared | no |
 | batches of like length | other negatives, so another training | no |
 | large contrastive batches | `CachedMultipleNegativesRankingLoss`, the size chosen by hand | yes |
 | frozen layers | `requires_grad_(False)`: no gradients, but every forward pass again | yes |

@@ -33,7 +33,7 @@ _MODULES = {
 #: What a side's process starts with. Ours: as luthier.worker sets it. Tuned: glibc keeps
 #: freed memory instead of giving it back to the system and asking anew (mallopt(3)).
 _ENVIRONMENTS = {
-    OURS: {"OMP_WAIT_POLICY": "PASSIVE"},
+    OURS: {"GOMP_SPINCOUNT": "10000"},
     "sentence-transformers, tuned": {
         "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
         "MALLOC_MMAP_THRESHOLD_": str(4 << 30),

@@ -76,7 +76,10 @@ def choose(model: TextModel | SequenceClassifier, sample: Tokens) -> tuple[Execu
         except NotPackable as error:
             return "chunked", str(error)
         except _REFUSALS as error:
-            return "chunked", f"{type(model.encoder).__name__} refuses packed texts ({str(error)[:100]})"
+            return (
+                "chunked",
+                f"{type(model.encoder).__name__} refuses packed texts ({str(error)[:100]})",
+            )
     if not calls:
         return "chunked", f"{type(model.encoder).__name__} has an attention of its own"
     off = float((plain - found).abs().max() / plain.abs().max().clamp(min=1e-12))
@@ -117,7 +120,7 @@ def _chunked(model: TextModel | SequenceClassifier, tokens: Tokens) -> Tensor:
 def _packed(model: TextModel | SequenceClassifier, tokens: Tokens) -> tuple[Tensor, int]:
     """Vectors, and the attention layers that came by."""
     encoder: Any = model.encoder
-    packing = Packing.of(tokens)
+    packing = Packing.of(tokens, model.device)
     features = packing.features(first_position(encoder), model.device)
     if model.prompt_length:
         features["prompt_length"] = torch.tensor([model.prompt_length])

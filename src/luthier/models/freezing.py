@@ -105,7 +105,7 @@ def fixed_output(model: TextModel, tokens: Tokens) -> tuple[Tensor, Ints]:
     if fixed_part(model) == "backbone":
         return _pooled(model, tokens)
     layers, found = _layers(model), []
-    packing = Packing.of(tokens)
+    packing = Packing.of(tokens, model.device)
 
     def note(_: nn.Module, __: Any, output: Any) -> None:
         found.append(output)
@@ -127,7 +127,7 @@ def embed_above(model: TextModel, tokens: Tokens, prefix: Prefix) -> Tensor:
     assert tokens.stored is not None
     if prefix.part == "backbone":
         return _head_of(model, prefix.states(tokens.stored).to(model.device))
-    packing = Packing.of(tokens)
+    packing = Packing.of(tokens, model.device)
     hidden = prefix.states(tokens.stored[packing.order]).to(model.device)[None]
     with _giving(_layers(model)[: model.fixed_layers], lambda: hidden):
         return packing.restore(_run_packed(model, packing))
@@ -153,7 +153,7 @@ def _pooled(model: TextModel, tokens: Tokens) -> tuple[Tensor, Ints]:
 
     hook = first.register_forward_pre_hook(note)
     try:
-        packing = Packing.of(tokens)
+        packing = Packing.of(tokens, model.device)
         if model.execution == "packed":
             _run_packed(model, packing)
         else:

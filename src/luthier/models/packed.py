@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from luthier.models.attention import Block, block_attention
+from luthier.models.attention import Block, block_attention, blocks_of
 from luthier.models.tokens import Ints, Tokens
 
 #: The name under which transformers knows our attention.
@@ -39,7 +39,7 @@ class NotPackable(Exception):
 class Packing:
     """Texts sorted by length, as one row.
 
-    order: the text at each place, int64 [n]. blocks: texts of one length. calls: how often an
+    order: the text at each place, int64 [n]. blocks: texts of like length. calls: how often an
     attention layer came here, counted.
     """
 
@@ -49,14 +49,11 @@ class Packing:
     calls: int = 0
 
     @classmethod
-    def of(cls, tokens: Tokens) -> Packing:
-        """Sort texts by length and note where those of one length lie."""
+    def of(cls, tokens: Tokens, device: torch.device | str = "cpu") -> Packing:
+        """Sort texts by length, and into blocks of like length."""
         order = np.argsort(tokens.lengths, kind="stable")
         packed = tokens.take(order)
-        lengths, counts = np.unique(packed.lengths, return_counts=True)
-        starts = np.concatenate([[0], np.cumsum(lengths * counts)[:-1]])
-        blocks = zip(starts.tolist(), counts.tolist(), lengths.tolist(), strict=True)
-        return cls(packed, order, tuple(blocks))
+        return cls(packed, order, blocks_of(packed.lengths, torch.device(device)))
 
     def features(self, first_position: int, device: torch.device) -> dict[str, Tensor]:
         """What the encoder and sentence-transformers' pooling take: input_ids and

@@ -17,9 +17,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     SIGTERM and SIGINT stop it within five seconds: runs at work are saved and given back.
     """
     given = _parser().parse_args(argv)
-    # Read when torch loads OpenMP. Its threads spin while they wait, by default, and where
-    # others want the cores too they then mostly spin: see benchmarks/waiting.py.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch loads OpenMP. Its threads spin while they wait, by default for so long that
+    # where others want the cores too they mostly spin; without spinning, short operations wait
+    # for threads to wake. About half a millisecond is nearly the best of both: docs/speed.md.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from luthier.runs.connection import Home
 
     try:
