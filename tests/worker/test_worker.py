@@ -238,26 +238,6 @@ def test_several_at_a_time(home: Home, start: Start) -> None:
     assert {run.status()["status"] for run in runs} == {"FINISHED"}
 
 
-def test_an_embedded_worker_starts_once_and_leaves_when_idle(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Eight submitters at once start one process; what it cannot do it says in the log."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from luthier.backends import local
-
-    begun = time.monotonic()
-    with ThreadPoolExecutor(8) as threads:
-        started = list(threads.map(lambda _: local.ensure_worker(home, 0.5), range(8)))
-    assert time.monotonic() - begun < 2
-    assert sum(started) == 1
-    until(lambda: home.ledger.workers() != [])
-    assert not local.ensure_worker(home)
-    until(lambda: home.ledger.workers() == [], 60)
-    with local.locked(home.path / local.LOCK) as descriptor:
-        until(lambda: descriptor is not None)
-
-
 def test_the_command_line_names_what_is_wrong(home: Home) -> None:
     def call(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "luthier.worker", *words]
