@@ -98,7 +98,7 @@ def text(known: Mapping[str, Any]) -> str:
     if not results:
         parts.append("\nNothing has been measured yet.\n")
     for name, facts in known["machines"].items():
-        described = ", ".join(f"{key} {value}" for key, value in facts.items())
+        described = ", ".join(f"{key} {value}" for key, value in sorted(facts.items()))
         parts.append(f"\nMachine `{name}`: {described}.\n")
     for group in dict.fromkeys(result["group"] for result in results):
         parts.append(_group(group, [r for r in results if r["group"] == group]))

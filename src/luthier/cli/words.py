@@ -82,6 +82,8 @@ class Word:
             return "options"
         if get_origin(self.annotation) is tuple:
             return "list"
+        if "tuple" in names:
+            return "list"
         if "Source" in names:
             return "source"
         if "float" in names:
@@ -98,6 +100,13 @@ model_options               options                     pooler, max_seq_length, 
 freeze                      freeze                      train only the new head
 num_fixed_layers            num_fixed_layers            layers, from the lowest, that do not train
 output_dim                  output_dim                  attach a projection head of this width
+[adapter]
+lora_r                      lora_r                      LoRA: rank of the matrices that are trained
+lora_alpha                  lora_alpha                  their weight, divided by the rank
+lora_dropout                lora_dropout                dropout before them
+target_modules              target_modules              [query, value], all-linear; none: peft's choice
+use_rslora                  use_rslora                  divide by the root of the rank
+use_dora                    use_dora                    train directions and lengths apart
 [data]
 train_data                  train                       CSV, JSONL or Parquet to learn from
 eval_data                   eval                        what to measure on, in the same form
@@ -130,6 +139,7 @@ num_items_per_class         num_items_per_class         items of a class in a ba
 seed                        seed                        of everything drawn at random
 device                      device                      auto, cpu, cuda, cuda:1, …
 precision                   precision                   of the forward and backward pass
+execution                   execution                   auto, packed, chunked or padded
 num_workers                 dataloader_num_workers      readers that fetch ahead
 save_steps                  save_steps                  steps between checkpoints; none: by time
 eval_steps                  eval_steps                  steps between; none: each epoch
