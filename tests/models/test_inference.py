@@ -44,8 +44,8 @@ def test_vectors_are_those_that_sentence_transformers_gives(tiny_model: Path) ->
 def test_the_batch_size_that_was_asked_for_is_used(tiny_model: Path) -> None:
     model = get_model(tiny_model, batch_size=2, device="cpu")
     sizes: list[int] = []
-    real = model.model.tokenize  # type: ignore[attr-defined]
-    model.model.tokenize = lambda t: sizes.append(len(t)) or real(t)  # type: ignore[attr-defined]
+    real = model.model.pad  # type: ignore[attr-defined]
+    model.model.pad = lambda t: sizes.append(len(t)) or real(t)  # type: ignore[attr-defined]
     encode(model, TEXTS)
     encode(model, TEXTS, batch_size=3)
     assert sizes == [2, 1, 3]
