@@ -25,12 +25,7 @@ TEXTS = [" ".join(WORDS[: 1 + (i * 7) % 10]) for i in range(24)]
 LABELS = np.arange(len(TEXTS)) % 3
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -56,12 +56,7 @@ _TOKENS = {"vocab_size": 500, "bos_token_id": 1, "eos_token_id": 2}
 LENGTHS = [5, 9, 9, 14, 30, 7, 8, 6, 30]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

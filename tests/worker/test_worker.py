@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -247,3 +248,18 @@ def test_the_command_line_names_what_is_wrong(home: Home) -> None:
     assert "must be zero or more" in call("--idle-exit-s", "nan").stderr
     failed = call("--home", "/proc/no/such")
     assert (failed.returncode, "Traceback" in failed.stderr) == (9, False)
+
+
+def test_a_worker_speaks_json_when_asked(home: Home) -> None:
+    run = home.submit(toy_spec(2))
+    command = [sys.executable, "-m", "luthier.worker", "--home", home.place, "--once", "--json"]
+    done = subprocess.run(
+        [*command, "--engine", "luthier.testing.toy_engine"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.status()["status"] == "FINISHED"
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert any(line["message"].startswith("ready") for line in lines)
+    wrong = [sys.executable, "-m", "luthier.worker", "--home", "/proc/no/such", "--json"]
+    failed = subprocess.run(wrong, capture_output=True, text=True, check=False)
+    assert json.loads(failed.stdout)["code"]

@@ -104,7 +104,7 @@ output_dim                  output_dim                  attach a projection head
 lora_r                      lora_r                      LoRA: rank of the matrices that are trained
 lora_alpha                  lora_alpha                  their weight, divided by the rank
 lora_dropout                lora_dropout                dropout before them
-target_modules              target_modules              [query, value], all-linear; none: peft's choice
+target_modules              target_modules              [query, value], all-linear; none: peft's
 use_rslora                  use_rslora                  divide by the root of the rank
 use_dora                    use_dora                    train directions and lengths apart
 [data]

@@ -35,9 +35,9 @@ KEY = "luthier-demo-1"
 _EXAMPLES, _RESULTS = 4, 3
 
 
-def run(home: Home, console: Console) -> None:
-    """Tell it. The first call takes about two minutes on two cores; a second one shows the
-    result at once, for both submit the same idempotency key."""
+def run(home: Home, console: Console) -> Run:
+    """Tell it, and return the run. The first call takes about two minutes on two cores; a
+    second one shows the result at once, for both submit the same idempotency key."""
     import luthier
 
     console.print("[bold]A reverse dictionary[/]: describe a word, and find it.")
@@ -61,7 +61,9 @@ def run(home: Home, console: Console) -> None:
     if status == "FINISHED":
         when = f"{found.created_at.astimezone():%d %B, %H:%M}"
         console.print(f"Run {found.name} of {when} has done it already.", highlight=False)
-    _show(found.wait(progress=status != "FINISHED"), home, console)
+    finished: Run = found.wait(progress=status != "FINISHED")
+    _show(finished, home, console)
+    return finished
 
 
 def _show(found: Run, home: Home, console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -30,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _attempt(home, given)
         return _supervise(home, given)
     except LuthierError as error:
-        print(error, file=sys.stderr)
+        if given.json:
+            print(json.dumps(error.problem()))
+        else:
+            print(error, file=sys.stderr)
         return error.exit_code
 
 
@@ -48,6 +52,7 @@ def _supervise(home: object, given: argparse.Namespace) -> int:
         engine=given.engine,
         spawn=given.spawn,
         lean=given.lean,
+        as_json=given.json,
         lock_descriptor=given.lock_descriptor,
     )
     if given.devices:
@@ -81,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lease-s", type=_positive, default=LEASE_S, help="a silent worker loses its run")
     add("--max-crashes", type=_count, default=MAX_CRASHES, help="then a run is quarantined")
     add("--spawn", action="store_true", help="start each run in a cold process, without fork")
+    add("--json", action="store_true", help="say what it does in JSON, a line each, on stdout")
     # Not for users: how the embedded worker and tests start one.
     for name, kind in (("lock-descriptor", int), ("worker-id", str), ("threads", int)):
         add(f"--{name}", type=kind, help=argparse.SUPPRESS)

@@ -7,6 +7,7 @@ fork of the warm process starts training at once. Nothing that can crash runs in
 from __future__ import annotations
 
 import gc
+import json
 import os
 import signal
 import subprocess
@@ -53,6 +54,7 @@ class Orders:
     engine: str = "luthier.engine.run"
     spawn: bool = False
     lean: bool = False  # load the engine only
+    as_json: bool = False  # say what it does in JSON, a line each, on standard output
     lock_descriptor: int | None = None
     devices: tuple[str, ...] | None = None  # None: those that torch finds
 
@@ -248,6 +250,10 @@ class Supervisor:
         return True
 
     def _say(self, text: str) -> None:
+        if self.orders.as_json:
+            said = {"time": time.time(), "worker": os.getpid(), "message": text}
+            print(json.dumps(said), flush=True)
+            return
         at = time.strftime("%Y-%m-%d %H:%M:%S")
         print(f"{at} worker {os.getpid()}: {text}", file=sys.stderr, flush=True)
 
