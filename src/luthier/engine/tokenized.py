@@ -55,7 +55,8 @@ class Tokenized:
         self._stop = threading.Event()
         self._columns: Future[dict[str, TokenColumn]] = Future()
         part = dataset if rows is None else dataset.take(rows)
-        files = {role: _file(model, part, role, cache) for role in dataset.roles}
+        mark = _fingerprint(model)
+        files = {role: _file(part, role, mark, cache) for role in dataset.roles}
         missing = {role: file for role, file in files.items() if not file.exists()}
         stopped = self._stop.is_set
 
@@ -98,7 +99,7 @@ def tokenize_once(
 ) -> Tokenized | None:
     """The tokens of a data set, from the cache or made now; None where the tokenizer cannot
     be told from another by its content (those written in Python)."""
-    return Tokenized(model, dataset, cache, rows) if _fingerprint(model) else None
+    return Tokenized(model, dataset, cache, rows) if _can_be_told_apart(model) else None
 
 
 def rows_seen(plan: Plan, steps: int, rows: int) -> np.ndarray | None:
@@ -136,8 +137,8 @@ class TokenColumn:
         return Tokens(values.astype(np.int32, copy=False), lengths)
 
 
-def _file(model: Any, dataset: Dataset, role: str, cache: Path) -> Path:
-    told = f"{dataset.id} {role} {_fingerprint(model)}"
+def _file(dataset: Dataset, role: str, mark: str, cache: Path) -> Path:
+    told = f"{dataset.id} {role} {mark}"
     return cache / "tokens" / f"{hashlib.sha256(told.encode()).hexdigest()[:40]}.arrow"
 
 
@@ -172,12 +173,14 @@ def _write(
             writer.write_batch(pa.record_batch([lists], schema=schema))
 
 
-def _fingerprint(model: Any) -> str | None:
-    """All that decides the tokens of a text."""
+def _can_be_told_apart(model: Any) -> bool:
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
-    if backend is None or model.has_types:
-        return None
-    words = json.loads(backend.to_str())
+    return backend is not None and not model.has_types
+
+
+def _fingerprint(model: Any) -> str:
+    """All that decides the tokens of a text."""
+    words = json.loads(model.tokenizer.backend_tokenizer.to_str())
     words |= {"truncation": None, "padding": None}  # what it remembers of its last batch
     told = [json.dumps(words, sort_keys=True), model.max_length, model.prompt]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
