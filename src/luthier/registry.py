@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 from luthier.errors import MissingExtra, NotFound, Problem, nearest
 
-Kind = Literal["loss", "miner", "optimizer", "scheduler", "model", "pooler", "callback"]
+Kind = Literal["loss", "miner", "optimizer", "scheduler", "model", "pooler", "callback", "task"]
 
 #: Modules of ours that hold a ``CARDS`` tuple. They import neither torch nor transformers.
 BUILT_IN = (
     "luthier.objectives.cards",
     "luthier.models.catalog",
     "luthier.engine.cards",
+    "luthier.tasks.cards",
 )
 
 

@@ -13,7 +13,8 @@ SOURCE = Path(__file__).parents[2] / "src" / "luthier"
 #: Modules at the root of the package count as rooms. ``engine.cards``, ``engine.control`` and
 #: ``engine.decisions`` are tables and names without torch, which others may read.
 FOUNDATION = {"errors", "spec", "registry", "luthier"}
-PARTS = FOUNDATION | {"store", "data", "batches", "models", "objectives", "updaters", "evaluation"}
+PARTS = FOUNDATION | {"store", "data", "batches", "models", "objectives", "updaters", "evaluation",
+                      "tasks"}
 MAY = {
     "luthier": set(),
     "errors": set(),
@@ -26,6 +27,7 @@ MAY = {
     "objectives": FOUNDATION,
     "updaters": FOUNDATION,
     "evaluation": FOUNDATION | {"data", "store"},
+    "tasks": FOUNDATION | {"data", "models"},
     "trackers": FOUNDATION,
     "engine": PARTS,
     "runs": FOUNDATION | {"store", "backends"},
@@ -156,7 +158,7 @@ def test_what_only_submits_or_looks_loads_no_model_library(module):
 
 
 def test_all_cards_are_known_without_torch():
-    kinds = ("loss", "miner", "optimizer", "scheduler", "model", "pooler")
+    kinds = ("loss", "miner", "optimizer", "scheduler", "model", "pooler", "task")
     program = f"from luthier.registry import cards\nassert all(cards(k) for k in {kinds!r})"
     assert _loaded_after(program).isdisjoint(HEAVY)
 

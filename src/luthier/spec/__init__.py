@@ -21,6 +21,7 @@ from luthier.spec.job import (
     leaves,
     parse_spec,
 )
+from luthier.spec.processing import ProcessingSpec
 from luthier.spec.source import CSVOptions, Form, Source
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "ModelSpec",
     "ObjectiveSpec",
     "OutputSpec",
+    "ProcessingSpec",
     "Source",
     "TrainingCheckpoint",
     "TrainingSpec",

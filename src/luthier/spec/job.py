@@ -7,37 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from luthier.errors import Problem, SpecError, nearest
 from luthier.spec.callbacks import CallbackSpec
+from luthier.spec.options import Options
 from luthier.spec.source import CSVOptions, Frozen, Source
-
-
-def _plain(value: Any) -> Any:
-    """JSON data, tuples made lists, numbers finite. Raises ValueError for all else."""
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise ValueError("option names are text")
-        return {_plain(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, str):
-        value.encode()  # a lone surrogate is a UnicodeEncodeError, which is a ValueError
-        return value
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float) and math.isfinite(value):
-        return float(value)
-    raise ValueError(f"an option is a finite number, text, a list or a mapping, not {value!r:.80}")
-
-
-#: Options of a constructor, as JSON data: a spec can be queued, hashed and read back.
-Options = Annotated[dict[str, Any], BeforeValidator(_plain)]
 
 
 class ModelSpec(Frozen):

@@ -1,0 +1,1 @@
+"""What a task makes of rows: columns, features, predictions and scores. Loads nothing itself."""
