@@ -23,7 +23,9 @@ class ArrowReader:
     def __init__(self, path: Path, kind: str, file: str, keep: set[str] | None = None) -> None:
         self._file, self._kind, self._path, self._keep = file, kind, path, keep
         with self._readable():
-            schema = _open(path, kind).schema
+            opened = _open(path, kind)
+            # a Parquet file's own schema counts the leaves of nested columns
+            schema = opened.schema_arrow if kind == "parquet" else opened.schema
             self.names: tuple[str, ...] | None = tuple(schema.names)
             first = next(self._batches(1000), None)
         self.width = len(schema)

@@ -109,11 +109,11 @@ def _batches(
     progress: Callable[[int], None] | None,
 ) -> Iterator[pa.RecordBatch]:  # fmt: skip
     rows = kept = 0
-    for block in _first_rows(reader.blocks(found), csv.size, found):
+    for block in first_rows(reader.blocks(found), csv.size, found):
         batch = checks.check(block, roles, found)
         if batch is not None and not found.found:
             if csv.sampling_rate is not None:
-                batch = _sampled(batch, rows, csv.sampling_rate)
+                batch = batch.filter(pa.array(sample_mask(rows, len(batch), csv.sampling_rate)))
             kept += len(batch)
             yield batch
         rows += len(block)
@@ -154,7 +154,8 @@ def _roles(reader: Reader, csv: CSVOptions, file: str, found: Problems) -> colum
     return columns.resolve(reader.names, sample, csv, file)
 
 
-def _first_rows(blocks: Iterator[Block], size: int | None, found: Problems) -> Iterator[Block]:
+def first_rows(blocks: Iterator[Block], size: int | None, found: Problems) -> Iterator[Block]:
+    """The blocks of the first ``size`` rows; problems of later rows are forgotten."""
     left = size
     for block in blocks:
         if left is None:
@@ -168,11 +169,15 @@ def _first_rows(blocks: Iterator[Block], size: int | None, found: Problems) -> I
         yield block
 
 
-def _sampled(batch: pa.RecordBatch, start: int, rate: float) -> pa.RecordBatch:
-    """A row is kept when a hash of its number is low: no state, and the same in every run."""
-    mixed = np.arange(start + 1, start + 1 + len(batch), dtype=np.uint64)
+def sample_mask(start: int, count: int, rate: float) -> np.ndarray:
+    """Which of ``count`` rows from row ``start`` on are kept, bool [count].
+
+    A row is kept when a hash of its number is low: no state, and the same in every run.
+    """
+    mixed = np.arange(start + 1, start + 1 + count, dtype=np.uint64)
     mixed *= np.uint64(0x9E3779B97F4A7C15)  # splitmix64, Steele et al., OOPSLA 2014
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
-    return batch.filter(pa.array(mixed.astype(np.float64) < rate * 2.0**64))
+    kept: np.ndarray = mixed.astype(np.float64) < rate * 2.0**64
+    return kept
