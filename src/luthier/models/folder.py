@@ -92,7 +92,7 @@ def read_folder(path: Path) -> ModelFolder:
         kind="sentence-transformers" if modules else "transformers",
         modules=names,
         head="Dense" in names,
-        positions=_positions(config),
+        positions=positions_of(config),
         model_type=str(config["model_type"]),
         dropout_fields=dropout_fields(config),
         foreign_modules=_foreign(modules),
@@ -158,7 +158,7 @@ def _foreign(modules: list[dict[str, Any]]) -> tuple[str, ...]:
     )
 
 
-def _positions(config: dict[str, Any]) -> int | None:
+def positions_of(config: dict[str, Any]) -> int | None:
     """Token positions, without those that RoBERTa and its kin lose to their padding index."""
     positions = config.get("max_position_embeddings", config.get("n_positions"))
     if not isinstance(positions, int) or positions <= 0:
