@@ -56,3 +56,43 @@ def learn():
             optimizer.step()
 
     return train
+
+
+@pytest.fixture(scope="session")
+def plain_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny GPT-2 with a byte-level tokenizer and, as GPT-2, without a padding token."""
+    return tiny_gpt2(tmp_path_factory.mktemp("task") / "gpt2")
+
+
+def byte_level(length: int, **special: str) -> Any:
+    """A byte-level BPE tokenizer without merges: a token a byte, and those that are named."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=length,
+        model_input_names=["input_ids", "attention_mask"], **special,
+    )  # fmt: skip
+
+
+def tiny_gpt2(folder: Path, length: int = 96, template: str | None = None) -> Path:
+    """Write a tiny GPT-2 and its tokenizer."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = byte_level(length, eos_token="<|end|>", bos_token="<|end|>")
+    if template is not None:
+        tokenizer.chat_template = template
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=length, n_embd=32, n_layer=2, n_head=2,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
