@@ -26,6 +26,7 @@ MAY = {
     "models": FOUNDATION | {"store"},
     "objectives": FOUNDATION,
     "updaters": FOUNDATION,
+    "trainer": PARTS | {"engine", "doors"},
     "evaluation": FOUNDATION | {"data", "store"},
     "tasks": FOUNDATION | {"data", "models"},
     "trackers": FOUNDATION,
@@ -38,6 +39,7 @@ MAY = {
     "admission": FOUNDATION
     | {"store", "data", "models", "objectives", "runs", "doors", "callback", "engine.cards",
        "engine.control", "engine.decisions"},
+    "serving": FOUNDATION | {"models", "tasks"},
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION
     | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker",

@@ -1,0 +1,1 @@
+"""A tuned model that answers: what MLflow, or any other server, loads and asks."""
