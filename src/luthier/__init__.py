@@ -23,6 +23,9 @@ _HOME = {
         "luthier.models.catalog": "list_models list_model_options describe_models",
         "luthier.data.documents": "Document DocumentArray",
         "luthier.spec": "CSVOptions JobSpec",
+        "luthier.trainer.trainer": (
+            "Trainer TrainingArguments Seq2SeqTrainer Seq2SeqTrainingArguments"
+        ),
     }.items()
     for name in names.split()
 }

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 
 from luthier.engine.control import ignore, keep_going
 from luthier.engine.device import Device
-from luthier.engine.loop import Loop
+from luthier.engine.loop import Loop, Moments
 from luthier.engine.optim import build_optimization
 from luthier.engine.state import History, Position
 from luthier.spec import TrainingSpec
@@ -51,7 +51,7 @@ class InOrder:
         return np.arange(step * BATCH, (step + 1) * BATCH)
 
 
-class Seeding:
+class Seeding(Moments):
     """Seeds the dropout of each step. Trainer's data loader draws a number an epoch, so the
     random stream as a whole is not comparable; each step's is."""
 

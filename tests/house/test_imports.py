@@ -39,7 +39,7 @@ MAY = {
     "admission": FOUNDATION
     | {"store", "data", "models", "objectives", "runs", "doors", "callback", "engine.cards",
        "engine.control", "engine.decisions"},
-    "serving": FOUNDATION | {"models", "tasks"},
+    "serving": FOUNDATION | {"models", "tasks", "data"},
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION
     | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker",

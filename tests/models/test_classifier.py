@@ -12,7 +12,7 @@ import torch
 from luthier.engine.classification import ClassificationLearner
 from luthier.engine.control import ignore, keep_going
 from luthier.engine.device import Device
-from luthier.engine.loop import Loop
+from luthier.engine.loop import Loop, Moments
 from luthier.engine.optim import build_optimization
 from luthier.engine.state import History, Position
 from luthier.models.classifier import SequenceClassifier
@@ -86,14 +86,6 @@ class InOrder:
         return np.arange(step * 8, (step + 1) * 8)
 
 
-class NoMoments:
-    def step_ended(self) -> bool:
-        return False
-
-    def epoch_ended(self) -> bool:
-        return False
-
-
 @pytest.mark.parametrize("micro", [None, 3])
 def test_training_packed_is_the_trainers(classifier, tmp_path, micro) -> None:
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
@@ -143,7 +135,7 @@ def test_training_packed_is_the_trainers(classifier, tmp_path, micro) -> None:
         6,
         Position(micro=micro),
         history,
-        NoMoments(),
+        Moments(),
         lambda: None,
         ignore,
         keep_going,

@@ -14,6 +14,7 @@ from luthier.batches import make_plan
 from luthier.engine.control import Cancelled, Interrupted
 from luthier.engine.decisions import Watch
 from luthier.engine.learner import EmbeddingLearner
+from luthier.engine.loop import Moments
 from luthier.engine.precision import encoding_in, encoding_precision
 from luthier.engine.read import Data
 from luthier.engine.setup import KEPT, Setup, checkpoints, pretrained, prune, train_form
@@ -30,7 +31,7 @@ from luthier.spec import (
 from luthier.store import atomic
 
 
-class Examiner:
+class Examiner(Moments):
     """Examines a model before, during and after training, and acts on what it sees."""
 
     def __init__(

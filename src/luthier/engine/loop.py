@@ -1,13 +1,14 @@
 """The training loop.
 
 for each epoch
+    epoch_began
     for each step of the epoch's plan
         stop, if asked to                 (interrupt: save first)
         fetch the batch                   (ahead of time, with dataloader_num_workers)
         backward, clip, step              (in smaller chunks when memory runs out)
         move the schedule, record, tell
-        evaluate, when due; save, when due
-    end of epoch: evaluate, decide whether to stop, save
+        step_ended: evaluate, when due; save, when due
+    epoch_ended: evaluate, decide whether to stop, save
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from luthier.batches import Plan
 from luthier.engine.control import Cancelled, Control, Interrupted, Listener
 from luthier.engine.learner import Learner
 from luthier.engine.memory import is_out_of_memory
-from luthier.engine.optim import Optimization
 from luthier.engine.state import History, Position, random_states, restore_random_states
 from luthier.errors import OutOfMemory, TrainingError
 
@@ -33,21 +33,51 @@ from luthier.errors import OutOfMemory, TrainingError
 SAVE_EVERY_S = 30.0
 
 
-class Moments(Protocol):
-    """What happens between steps; each returns whether training should stop."""
+class Moments:
+    """What happens between steps: nothing, but in subclasses. The two that end something
+    return whether training should stop."""
 
-    def step_ended(self) -> bool: ...
+    def epoch_began(self) -> None:
+        """Before the first step of an epoch, or the first after a resume."""
 
-    def epoch_ended(self) -> bool: ...
+    def step_ended(self) -> bool:
+        return False
+
+    def epoch_ended(self) -> bool:
+        return False
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Asked after a step: whether the rest of the epoch's plan is to be left out."""
+        return False
+
+
+class Stepper(Protocol):
+    """What turns gradients into steps; ``Optimization`` is one."""
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    def step(self, backward: Callable[[], float]) -> float:
+        """Fill the gradients by ``backward``, step, and return the loss."""
+
+    def advance(self, *, epoch_ended: bool) -> None:
+        """Move the schedule on, after a step or after an epoch."""
 
 
 @dataclass
 class Loop:
-    """Trains ``learner`` along ``plan`` from ``position`` to ``total_steps``."""
+    """Trains ``learner`` along ``plan`` from ``position`` to ``total_steps``.
+
+    batches: from a position to the batches after it; None fetches along the plan. A None among
+    them ends the epoch early, for data whose length nobody knew. save_steps: 0 never saves.
+    halve: go on with smaller pieces of the batch when memory runs out. finite: end the run when
+    the loss is not.
+    """
 
     learner: Learner
     plan: Plan
-    optimization: Optimization
+    optimization: Stepper
     total_steps: int
     position: Position
     history: History
@@ -57,27 +87,42 @@ class Loop:
     control: Control
     save_steps: int | None = None
     read_ahead: int = 0
+    batches: Callable[[Position], Generator[Any]] | None = None
+    halve: bool = True
+    finite: bool = True
 
     def train(self) -> None:
         """Run to the end, or raise Cancelled, Interrupted, OutOfMemory or TrainingError."""
         self._saved_at = time.monotonic()
         self._pace = Pace()
         position = self.position
-        batches = self._batches()
+        batches, begun = self._batches(), False
+        if position.step == self.plan.steps_per_epoch:  # saved before its epoch was ended
+            position.finished = self._end_epoch()
         try:
             while not position.finished and position.done < self.total_steps:
                 self._obey()
+                if not begun:
+                    self.moments.epoch_began()
+                    begun = True
                 batch = next(batches)
-                loss = self._step(batch)
-                self._record(loss, self.learner.size(batch))
-                stop = self.moments.step_ended()
-                if position.step == self.plan.steps_per_epoch:
-                    stop = self._end_epoch() or stop
+                stop = batch is not None and self._one_step(batch)
+                cut = self.moments.epoch_is_over
+                if batch is None or cut or position.step == self.plan.steps_per_epoch:
+                    stop, begun = self._end_epoch() or stop, False
+                if cut:
+                    batches.close()
+                    batches = self._batches()
                 position.finished = stop or position.done >= self.total_steps
                 if not position.finished and self._save_is_due():
                     self._save()
         finally:
             batches.close()
+
+    def _one_step(self, batch: Any) -> bool:
+        loss = self._step(batch)
+        self._record(loss, self.learner.size(batch))
+        return self.moments.step_ended()
 
     def _end_epoch(self) -> bool:
         self.optimization.advance(epoch_ended=True)
@@ -108,7 +153,7 @@ class Loop:
                     lambda: self.learner.backward(batch, self.position.micro)
                 )
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not self.halve or not is_out_of_memory(error):
                     raise
             # Outside the except block: its traceback would keep the failed graph alive.
             self._halve(batch)
@@ -127,7 +172,7 @@ class Loop:
 
     def _record(self, loss: float, rows: int) -> None:
         position, optimization = self.position, self.optimization
-        if not math.isfinite(loss):
+        if self.finite and not math.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss} at step {position.done + 1}",
                 hint="lower the learning rate, or use precision='fp32'",
@@ -155,7 +200,7 @@ class Loop:
 
     def _save_is_due(self) -> bool:
         if self.save_steps is not None:
-            return self.position.done % self.save_steps == 0
+            return self.save_steps > 0 and self.position.done % self.save_steps == 0
         return time.monotonic() - self._saved_at >= SAVE_EVERY_S
 
     def _save(self) -> None:
@@ -168,6 +213,9 @@ class Loop:
 
         Threads are enough: tokenizers and Arrow release the interpreter's lock.
         """
+        if self.batches is not None:
+            yield from self.batches(self.position)
+            return
         rows = (
             self.plan.rows(*divmod(done, self.plan.steps_per_epoch))
             for done in range(

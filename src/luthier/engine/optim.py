@@ -81,7 +81,7 @@ class Optimization:
         """Everything that must survive a crash."""
         return {
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedulers": [_plain(scheduler.state_dict()) for scheduler in self.schedulers],
+            "schedulers": [plain_state(scheduler.state_dict()) for scheduler in self.schedulers],
             "scaler": self._scaler.state_dict() if self._scaler else None,
         }
 
@@ -100,7 +100,7 @@ class Optimization:
         return scaler
 
 
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """A schedule's position, without the functions that torch puts beside it."""
     return {
         key: value
