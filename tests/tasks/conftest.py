@@ -96,3 +96,46 @@ def tiny_gpt2(folder: Path, length: int = 96, template: str | None = None) -> Pa
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def plain_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny T5 with a byte-level tokenizer that ends a text as T5's does."""
+    from tokenizers import processors
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("task") / "t5"
+    tokenizer = byte_level(64, eos_token="</s>", pad_token="<pad>")
+    end = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", end)]
+    )
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2,
+        dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id, eos_token_id=end,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain_mbart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny mBART-50 with the real tokenizer class, over an alphabet of single characters."""
+    from transformers import MBart50Tokenizer, MBartConfig, MBartForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("task") / "mbart"
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = MBart50Tokenizer(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)])
+    tokenizer.model_max_length = 64
+    config = MBartConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64,
+        decoder_ffn_dim=64, max_position_embeddings=64, dropout=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    MBartForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

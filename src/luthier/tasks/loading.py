@@ -24,13 +24,14 @@ _NAMELESS = "LABEL_"
 
 def load_pretrained(
     auto_class: str, name: str, *, options: Mapping[str, Any], config: Mapping[str, Any],
-    labels: Sequence[str] = (), new_parts: bool, image: bool = False,
+    labels: Sequence[str] = (), new_parts: bool, image: bool = False, offsets: bool = False,
 ) -> tuple[Any, Any]:  # fmt: skip
     """A model by ``transformers.<auto_class>``, in float32, and its tokenizer or image processor.
 
     name: a catalog name, a hub id or a folder. config: fields of the model's configuration to
     set. labels: the classes, by code; () leaves the model's head as it is. new_parts: whether
     the head may be made up (from torch's global random state); the encoder never is.
+    offsets: whether the tokenizer must be a fast one, which knows the characters of a token.
     Raises SpecError for unknown options, ModelError for a model that is not fit.
     """
     import transformers
@@ -63,6 +64,8 @@ def load_pretrained(
         reader = transformers.AutoImageProcessor if image else transformers.AutoTokenizer
         processor = reader.from_pretrained(where, **arguments)
     _check_parts(model, report, where, new_parts)
+    if offsets and not getattr(processor, "is_fast", False):
+        raise ModelError("has no fast tokenizer (tokenizer.json)", where=where)
     if not image:
         _settle_tokenizer(model, processor, where)
     return model, processor
@@ -142,8 +145,6 @@ def _check_parts(model: Any, report: Any, where: str, new_parts: bool) -> None:
 
 def _settle_tokenizer(model: Any, tokenizer: Any, where: str) -> None:
     """A padding token for models that have none, and one limit of length for both."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError("has no fast tokenizer (tokenizer.json)", where=where)
     if tokenizer.pad_token is None:
         token = tokenizer.eos_token or tokenizer.unk_token
         if token is None:

@@ -87,6 +87,7 @@ class QuestionAnswering(Task):
 
     name = "question-answering"
     auto_class = "AutoModelForQuestionAnswering"
+    needs_offsets = True
 
     def columns(self, rows: Rows, supervised: bool) -> dict[str, str]:
         chosen = dict(self.processing.columns)

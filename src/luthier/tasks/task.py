@@ -41,6 +41,8 @@ class Task(ABC):
     new_head: ClassVar[bool] = True
     #: Whether the model's input is prepared by an image processor, not a tokenizer.
     of_images: ClassVar[bool] = False
+    #: Whether it must know which characters a token is of, as only fast tokenizers do.
+    needs_offsets: ClassVar[bool] = False
 
     def __init__(self, processing: ProcessingSpec | None = None) -> None:
         self.processing = processing or ProcessingSpec()
@@ -118,6 +120,7 @@ class Task(ABC):
             self.auto_class, str(name), options=options or {},
             config=self.config(labels), labels=tuple(labels),
             new_parts=self.new_head and random_head_ok, image=self.of_images,
+            offsets=self.needs_offsets,
         )  # fmt: skip
         self.prepare(model, processor)
         return model, processor

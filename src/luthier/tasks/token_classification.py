@@ -72,6 +72,7 @@ class TokenClassification(Task):
 
     name = "token-classification"
     auto_class = "AutoModelForTokenClassification"
+    needs_offsets = True
 
     def seeing(self, labels: Sequence[str] | None, supervised: bool) -> SeeingTags:
         return SeeingTags(labels)
