@@ -30,6 +30,7 @@ class TrainerLearner:
     def __init__(self, trainer: Any, model: nn.Module) -> None:
         self._trainer, self._model = trainer, model
         self._begun = -1  # the step whose beginning the callbacks have been told
+        self._told = 0  # batches of it that the callbacks have been told of
         self.logged = trainer.logged_loss  # losses since the last log, with those of this step
 
     def fetch(self, rows: Any) -> Any:
@@ -53,23 +54,23 @@ class TrainerLearner:
 
     def backward(self, batch: list[Any], micro: int | None) -> float:
         trainer = self._trainer
-        again = self._begun == trainer.state.global_step
-        self._begun = trainer.state.global_step
-        items = trainer._get_num_items_in_batch(batch, trainer.args.device)
-        trainer.current_gradient_accumulation_steps = len(batch)
-        if again:
+        if self._begun == trainer.state.global_step:
             self._model.zero_grad()  # what a step that ran out of memory left
         else:
+            self._begun, self._told = trainer.state.global_step, 0
             trainer.tell("on_step_begin")
+        items = trainer._get_num_items_in_batch(batch, trainer.args.device)
         total, logged = 0.0, trainer.logged_loss.clone()
         for number, part in enumerate(batch):
             last = number == len(batch) - 1
+            trainer.current_gradient_accumulation_steps = len(batch)
             trainer.accelerator.gradient_state._set_sync_gradients(last)
             with self._synchronized(last):
                 loss = self._part(part, items, micro, len(batch))
             total += loss.item()
             logged += trainer.counted(loss, logged)
-            if not again:
+            if number == self._told:  # once, also when the step is done again
+                self._told += 1
                 trainer.current_flos += float(trainer.floating_point_ops(part))
                 trainer._track_num_input_tokens(part)
                 if not last:
