@@ -48,7 +48,7 @@ def write_mlflow_model(
     """Write the MLflow model of a transformers (or sentence-transformers) folder.
 
     folder: what is written; it may be there and empty, or hold an older MLflow model, which
-    is replaced. task: a name of ``mlflow_signature.SERVED``. options: see ``OPTIONS`` there;
+    is replaced. task: a name of ``mlflow_signature.SERVED``. options: see ``options_of`` there;
     they are kept in the MLmodel file, and ``load_model(…, model_config=…)`` overrides them.
     example: rows as the signature has them; None is a row that fits the task.
 
@@ -57,12 +57,12 @@ def write_mlflow_model(
     fit. MissingExtra: MLflow is not installed.
     """
     folder, model_folder = Path(folder), Path(model_folder)
-    words = checked(options)
+    words = checked(task, options)
     columns = served(task)
     rows = _frame(example, task)
     _check_model(model_folder)
     if columns.generates:
-        words["generation"] = generation_defaults(model_folder, words["generation"] or {})
+        words["generation"] = generation_defaults(model_folder, words)
     mlflow = _mlflow()
     with _staged(model_folder) as data, _destination(folder) as place:
         mlflow.save_model(

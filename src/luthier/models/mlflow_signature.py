@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from luthier.errors import Problem, SpecError, nearest
-from luthier.spec.processing import GENERATION, check_generation
+from luthier.registry import find
+from luthier.spec.processing import GENERATION, ProcessingSpec, check_generation
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ SERVED: dict[str, Served] = {
     "text-classification": Served(
         ("sentence1", "sentence2"), {"sentence1": _SENTENCE}, optional=("sentence2",)
     ),
-    "token-classification": Served(("tokens",), {"tokens": _SENTENCE}),
+    "token-classification": Served(("tokens",), {"tokens": _SENTENCE}, _TEXT),
     "question-answering": Served(
         ("question", "context"), {"question": "What is red?", "context": _SENTENCE}
     ),
@@ -57,26 +60,29 @@ SERVED: dict[str, Served] = {
     "embedding": Served(("text",), {"text": _SENTENCE}, ("embedding",)),
 }
 
-#: Fields of ProcessingSpec, and what only serving has, that a served model acts on.
-#: threshold: of a label's probability, with multi_label. unanswerable: a question may have no
-#: answer in its context, which is then "". normalize: embeddings of length 1. device: a torch
-#: device or auto. batch_size: rows at a time.
-OPTIONS: dict[str, Any] = {
-    "max_seq_length": None,
-    "multi_label": False,
-    "threshold": 0.5,
-    "doc_stride": 128,
-    "n_best_size": 20,
-    "max_answer_length": 30,
-    "unanswerable": False,
-    "source_prefix": "",
-    "source_lang": None,
-    "target_lang": None,
-    "generation": {},
-    "normalize": False,
-    "device": "auto",
-    "batch_size": 8,
+#: What only a served model has. unanswerable: a question may have no answer in its context,
+#: which is then "". normalize: embeddings of length 1. device: a torch device, or auto.
+#: batch_size: rows at a time.
+SERVING: dict[str, Any] = {"device": "auto", "batch_size": 8}
+_OF_TASK: dict[str, dict[str, Any]] = {
+    "question-answering": {"unanswerable": False},
+    "embedding": {"normalize": False},
 }
+#: Fields of ProcessingSpec that mean nothing once the columns are those of the signature.
+_NOT_SERVED = ("columns", "pad_to_max_length")
+
+
+def options_of(task: str) -> dict[str, Any]:
+    """What a served model of a task can be told, with the defaults: the fields of
+    ProcessingSpec that the task uses, and those of ``SERVING``."""
+    served(task)
+    own = SERVING | _OF_TASK.get(task, {})
+    if task == "embedding":
+        return own
+    used = [n for n in find("task", task).facts["processing"] if n not in _NOT_SERVED]
+    defaults = ProcessingSpec().model_dump()
+    return {name: defaults[name] for name in used} | own
+
 
 #: What transformers' generate() does when told nothing; only the first is ours, its own is 20.
 _GENERATION = {
@@ -105,31 +111,48 @@ def served(task: str) -> Served:
     return SERVED[task]
 
 
-def checked(options: Mapping[str, Any]) -> dict[str, Any]:
+def checked(task: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options, those that are left out at their defaults. Raises SpecError."""
+    known = options_of(task)
     problems = [
-        Problem(f"options.{name}", "a served model has no such option", nearest(name, OPTIONS))
+        Problem(
+            f"options.{name}",
+            f"a served model of {task} has no such option",
+            nearest(name, known) or f"it has: {', '.join(known)}",
+        )
         for name in options
-        if name not in OPTIONS
+        if name not in known
     ]
+    given = {name: value for name, value in options.items() if name in known}
     try:
-        check_generation(options.get("generation") or {})
-    except ValueError as error:
-        problems.append(Problem("options.generation", str(error)))
+        ProcessingSpec(**{n: v for n, v in given.items() if n in ProcessingSpec.model_fields})
+    except ValidationError as error:
+        problems += [
+            Problem(f"options.{'.'.join(map(str, item['loc']))}", str(item["msg"]))
+            for item in error.errors(include_url=False)
+        ]
     if problems:
         raise SpecError(problems)
-    return OPTIONS | dict(options)
+    return known | given
 
 
-def generation_defaults(model_folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every generation parameter: as given, else as the model's generation_config.json says,
-    else as transformers does."""
+def processing_words(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are fields of ProcessingSpec."""
+    return {n: v for n, v in options.items() if n in ProcessingSpec.model_fields}
+
+
+def generation_defaults(model_folder: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Every generation parameter: as the options say (``max_target_length`` included), else as
+    the model's generation_config.json does, else as transformers does."""
+    given = dict(options.get("generation") or {})
+    if options.get("max_target_length"):
+        given.setdefault("max_new_tokens", options["max_target_length"])
     file = model_folder / "generation_config.json"
     config = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     known = {name: config[name] for name in _GENERATION if _fits(name, config.get(name))}
     if "max_new_tokens" not in known and _fits("max_new_tokens", config.get("max_length")):
         known["max_new_tokens"] = config["max_length"]
-    merged = _GENERATION | known | dict(given)
+    merged = _GENERATION | known | given
     return {name: type(_GENERATION[name])(value) for name, value in merged.items()}
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from luthier.errors import DataError
 from luthier.models.mlflow_signature import checked, served
-from luthier.serving.family import Answers
-from luthier.serving.models import open_model
+from luthier.serving.models import REQUEST, Answers, open_model
 
 
 def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> ServedModel:
@@ -29,7 +28,7 @@ class ServedModel:
     def __init__(self, folder: Path, task: str, options: Mapping[str, Any]) -> None:
         self.task = task
         self.columns = served(task)
-        self.options = checked(options)
+        self.options = checked(task, options)
         self.model: Answers = open_model(folder, task, self.options)
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
@@ -44,7 +43,7 @@ class ServedModel:
         if not isinstance(frame, pandas.DataFrame):
             frame = pandas.DataFrame(list(model_input))
         rows = [self._row(row, number) for number, row in enumerate(frame.to_dict("records"), 1)]
-        asked = {"batch_size": self.options["batch_size"], **self.options["generation"]}
+        asked = {"batch_size": self.options["batch_size"], **self.options.get("generation", {})}
         answers = self.model.answer(rows, asked | dict(params or {})) if rows else []
         return pandas.DataFrame(
             {name: [answer[name] for answer in answers] for name in self.columns.outputs},
@@ -60,5 +59,5 @@ class ServedModel:
             elif name not in self.columns.optional:
                 missing = value is None or (isinstance(value, float) and math.isnan(value))
                 what = "is missing" if missing else f"is no text: {value!r:.40}"
-                raise DataError(what, row=number, column=name)
+                raise DataError(what, file=REQUEST, row=number, column=name)
         return taken
