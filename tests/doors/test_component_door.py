@@ -17,7 +17,9 @@ from luthier.doors.component import (
 )
 from luthier.doors.component_table import METRICS, TABLE, TASKS
 from luthier.errors import SpecError
+from luthier.registry import find
 from luthier.spec import JobSpec, ProcessingSpec, parse_spec
+from luthier.tasks.cards import processing_problems
 
 #: Name, type and default of every parameter of the published finetune component's document,
 #: copied from it. "string" that is true or false is a boolean here. NONE: it states no default.
@@ -330,13 +332,12 @@ def test_what_has_no_effect_is_told():
         ("NamedEntityRecognition", {"token_key": "a", "tag_key": "b"},
          {"tokens": "a", "tags": "b"}),
         ("QuestionAnswering", {"question_key": "q", "answers_key": "a", "answer_text_key": "t"},
-         {"question": "q", "answers": "a"}),
+         {"question": "q", "answers": "a", "answer_text": "t"}),
         ("QuestionAnswering", {"answer_text_key": "t", "answer_start_key": "s"},
          {"answer_text": "t", "answer_start": "s"}),
         ("Summarization", {"document_key": "a", "summary_key": "b"},
          {"document": "a", "summary": "b"}),
-        ("Translation", {"source_lang": "en", "target_lang": "ro"},
-         {"source": "en", "target": "ro"}),
+        ("Translation", {"source_lang": "en", "target_lang": "ro"}, {}),
         ("TextGeneration", {"text_key": "a", "ground_truth_key": "b"},
          {"text": "a", "ground_truth": "b"}),
         ("ChatCompletion", {"messages_key": "m"}, {"messages": "m"}),
@@ -347,6 +348,8 @@ def test_what_has_no_effect_is_told():
 def test_columns_become_roles_of_our_task(task, given, columns):
     words = preprocess_words(preprocess(task, **given))
     processing = ProcessingSpec.model_validate(words["processing"])
+    assert processing_problems(words["task"], processing) == []
+    assert processing.source_lang == given.get("source_lang")
     assert words["task"] == TASKS[task]
     assert processing.columns == columns
     assert processing.multi_label is (task == "MultiLabelClassification")
@@ -368,6 +371,11 @@ def test_a_metric_must_be_one_that_the_task_measures():
     [problem] = metric_problems("bleu", "Summarization")
     assert "it measures: loss, rouge1" in str(problem)
     assert set(METRICS) == set(TASKS)
+    for task, metrics in METRICS.items():
+        facts = find("task", TASKS[task]).facts
+        several = facts.get("multi_label_metrics") if task.startswith("MultiLabel") else None
+        measured = {metric.name for metric in several or facts["metrics"]}
+        assert set(metrics) <= measured, task
 
 
 def test_the_door_loads_no_model_library():

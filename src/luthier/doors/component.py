@@ -305,8 +305,8 @@ def finetune_words(
 def preprocess_words(args: Mapping[str, Any]) -> dict[str, Any]:
     """``task`` and ``processing`` of a JobSpec, and ``training.seed``, as plain data.
 
-    batch_size and the file paths are left to the caller, and so are answer_start_key and
-    answer_text_key where answers_key is given: then they are names inside that column.
+    batch_size and the file paths are left to the caller. A language says the column too: the
+    task finds the column of that name, or the field of a column ``translation``.
     """
     words = _leaves("preprocess", args)
     processing = words.setdefault("processing", {})
@@ -314,14 +314,6 @@ def preprocess_words(args: Mapping[str, Any]) -> dict[str, Any]:
         processing["max_seq_length"] = args["max_seq_length"]
     if args["task_name"] == "MultiLabelClassification":
         processing["multi_label"] = True
-    if args["task_name"] == "Translation":  # one word says both: the column and the language
-        codes = {"source": args["source_lang"], "target": args["target_lang"]}
-        processing["columns"] = codes
-    if args["answers_key"] is None:  # no column of answers: one of texts and one of starts
-        apart = {role: args[f"{role}_key"] for role in ("answer_start", "answer_text")}
-        given = {role: column for role, column in apart.items() if column is not None}
-        if given:
-            processing.setdefault("columns", {}).update(given)
     return {"task": TASKS[args["task_name"]], **words}
 
 
