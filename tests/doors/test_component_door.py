@@ -10,6 +10,7 @@ from luthier.doors.component import (
     evaluation_steps,
     finetune_words,
     flags,
+    leaves,
     metric_problems,
     notices,
     parse,
@@ -227,6 +228,12 @@ def test_import_takes_exactly_one_model(given, says):
     words = {"task_name": "Translation", "model_selector_output": "o"}
     assert says in " ".join(refused(parse, "import", words | given).values())
     assert parse("import", words | {"mlflow_model_path": "m"})["mlflow_model_path"] == "m"
+
+
+@pytest.mark.parametrize("word", ["huggingface_id", "model_path", "pytorch_model_path"])
+def test_a_model_becomes_the_name_of_a_spec(word):
+    args = parse("import", {"task_name": "Translation", "model_selector_output": "o", word: "m"})
+    assert leaves("import", args) == {"model": {"name": "m"}}
 
 
 def test_preprocess_refuses_what_is_for_another_task():

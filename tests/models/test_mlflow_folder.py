@@ -20,7 +20,7 @@ import pytest
 import torch
 import transformers
 
-from luthier.errors import ModelError, SpecError
+from luthier.errors import MissingExtra, ModelError, SpecError
 from luthier.models.mlflow_folder import write_mlflow_model
 from luthier.models.mlflow_signature import GENERATION, SERVED, generation_defaults, options_of
 from luthier.spec.processing import ProcessingSpec
@@ -263,6 +263,37 @@ def test_what_cannot_be_published_is_refused(tiny, tmp_path):
     (pickled / "config.json").write_text("{}")
     (pickled / "pytorch_model.bin").write_bytes(b"x")
     refused(ModelError, "no weights in safetensors", source=pickled)
+
+
+def test_what_fails_leaves_an_empty_folder_empty_and_an_older_model_whole(
+    tiny, tmp_path, monkeypatch
+):
+    model = tiny("text-classification")
+    write_mlflow_model(tmp_path / "old", model, "text-classification", options={})
+    before = sorted(p.name for p in (tmp_path / "old").rglob("*"))
+    (tmp_path / "empty").mkdir()
+    import mlflow.pyfunc
+
+    def half(path, **_):
+        (Path(path) / "data").mkdir()
+        (Path(path) / "MLmodel").write_text("half")
+        raise RuntimeError("the plug was pulled")
+
+    monkeypatch.setattr(mlflow.pyfunc, "save_model", half)
+    for name in ("old", "empty", "new"):
+        with pytest.raises(RuntimeError, match="plug"):
+            write_mlflow_model(tmp_path / name, model, "text-classification", options={})
+    assert sorted(p.name for p in (tmp_path / "old").rglob("*")) == before
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_mlflow_its_extra_is_named(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow.pyfunc", None)
+    with pytest.raises(MissingExtra, match="luthier\\[mlflow\\]"):
+        write_mlflow_model(
+            tmp_path / "m", tiny("text-classification"), "text-classification", options={}
+        )
 
 
 def test_options_are_those_that_the_task_uses():

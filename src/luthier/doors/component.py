@@ -288,7 +288,7 @@ def finetune_words(
     if args["precision"] < 16:
         message = f"QLoRA in {args['precision']} bits is not built in"
         raise SpecError([Problem("precision", message, "give 16 or 32")])
-    words = _leaves("finetune", args)
+    words = leaves("finetune", args)
     training, adapter = words["training"], words["adapter"]
     training["max_steps"] = args["max_steps"] or -1
     training["precision"] = half if args["precision"] == 16 else "fp32"
@@ -308,7 +308,7 @@ def preprocess_words(args: Mapping[str, Any]) -> dict[str, Any]:
     batch_size and the file paths are left to the caller. A language says the column too: the
     task finds the column of that name, or the field of a column ``translation``.
     """
-    words = _leaves("preprocess", args)
+    words = leaves("preprocess", args)
     processing = words.setdefault("processing", {})
     if args["max_seq_length"] > 0:
         processing["max_seq_length"] = args["max_seq_length"]
@@ -326,8 +326,11 @@ def metric_problems(metric: str, task_name: str) -> list[Problem]:
     return [Problem("metric_for_best_model", message, f"it measures: {', '.join(known)}")]
 
 
-def _leaves(step: Step, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that go as they are, each at the end of its dotted path."""
+def leaves(step: Step, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a step that go into a JobSpec as they are, nested as it is.
+
+    All that the steps import and evaluate have; of the other two the ``_words`` have more.
+    """
     words: dict[str, Any] = {}
     for parameter in TABLE[step]:
         value = args[parameter.name]

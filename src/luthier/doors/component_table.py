@@ -143,19 +143,17 @@ _IN: dict[str, Any] = {"required": True}
 _OUT: dict[str, Any] = {"required": True, "output": True}
 _CLASSIFY, _QA = "SingleLabelClassification MultiLabelClassification", "QuestionAnswering"
 _ASKS, _TRANSLATES = {"tasks": (_QA,)}, {"tasks": ("Translation",)}
-_TASK = _text(
-    "task_name", None, "", "what the model is to learn", required=True, choices=tuple(TASKS)
-)
+_TASK = _text("task_name", None, "", "what the model is to learn", required=True, choices=tuple(TASKS))  # fmt: skip
 _SEED = _int("seed", 42, "training.seed", "of everything drawn at random", minimum=0, below=2**32)
 
 _IMPORT = (
     _TASK,
     _text("huggingface_id", None, "model.name", "a model of the Hugging Face hub"),
     _path("model_path", "uri_folder", "a folder that transformers can open", leaf="model.name"),
-    _path("pytorch_model_path", "uri_folder", "pytorch_model_folder of an earlier finetune"),
+    _path("pytorch_model_path", "uri_folder", "pytorch_model_folder of an earlier finetune", leaf="model.name"),
     _path("mlflow_model_path", "mlflow_model", "mlflow_model_folder of an earlier finetune"),
     _path("model_selector_output", "uri_folder", "the model's files and its arguments", **_OUT),
-)
+)  # fmt: skip
 
 _PREPROCESS = (
     _TASK,
