@@ -103,6 +103,14 @@ def test_types_that_differ_between_blocks_are_joined(tmp_path):
     assert words.row(3)["label"] == "3"
 
 
+def test_values_of_rows_are_found_in_their_chunks():
+    parts = [pa.array(["a", "b"]), pa.array([], pa.string()), pa.array(["c"]), pa.array(["d", "e"])]
+    rows = Rows("f", pa.table({"x": pa.chunked_array(parts)}))
+    assert rows.values("x", [4, 0, 2, 2, 3, 1]) == ["e", "a", "c", "c", "d", "b"]
+    assert rows.take([3, 1]).values("x", np.array([1])) == ["b"]
+    assert rows.id == Rows("f", pa.table({"x": list("abcde")})).id
+
+
 def test_values_of_different_kinds_name_the_row(tmp_path):
     rows = [{"a": 1, "b": ["x"]}, {"a": 2, "b": "x"}, {"a": 3, "b": ["y"]}]
     assert error(tmp_path, jsonl(rows), "a.jsonl").startswith(

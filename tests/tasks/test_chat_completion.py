@@ -23,6 +23,11 @@ UNSTABLE = (
     "{{ '!' if loop.last and m['role'] == 'assistant' }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+THINKING = (
+    "{% for m in messages %}<{{ m['role'] }}>"
+    "{{ '<think></think>' if loop.last and m['role'] == 'assistant' }}{{ m['content'] }}</s>\n"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 PICKY = "{{ raise_exception('roles must alternate') }}"
 TALK = [
     {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
@@ -63,6 +68,14 @@ def test_only_the_assistant_is_learnt(rows, chat, template):
     found = ours.predict(model, examples, tokenizer)
     kept = (np.array(features[0]["labels"][1:]) != -100).sum()
     assert found.arrays["tokens"][0] == kept == len("Hé!".encode()) + len("Me") + 10
+
+
+def test_a_template_may_leave_out_earlier_thoughts(rows, chat):
+    ours, _, tokenizer = load(chat, THINKING)
+    talk = [{"messages": TALK[0]["messages"][1:]}, TALK[1]]
+    features = ours.features(ours.read(rows(talk)), np.arange(2), tokenizer)
+    learnt = [tokenizer.decode([i for i in f["labels"] if i != -100]) for f in features]
+    assert learnt == ["Hé!</s>\n<think></think>Me</s>\n", "<think></think>4</s>\n"]
 
 
 def test_it_learns_to_answer(rows, chat, learn):

@@ -46,7 +46,7 @@ class Dataset:
         self._base = table
         self._selection = selection
         self._classes = classes
-        self._ends = {name: _ends(table.column(name)) for name in table.column_names}
+        self._ends = {name: chunk_ends(table.column(name)) for name in table.column_names}
         self._taken: pa.Table | None = None if selection is not None else table
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Dataset:
         if len(wanted) <= _FEW:
             places = zip(chunks.tolist(), within.tolist(), strict=True)
             return [column.chunk(c)[i].as_py() for c, i in places]
-        return _gather(column, chunks, within)
+        return gather(column, chunks, within)
 
     def array(self, role: str) -> npt.NDArray[Any]:
         """score and margin as float64, label as int64 class codes: a copy, one a row."""
@@ -177,13 +177,15 @@ class _Picked(Sequence[pa.Array]):
         return self._dataset.slice_of(self._role, start, start + self._ROWS)
 
 
-def _ends(column: pa.ChunkedArray) -> Rows:
+def chunk_ends(column: pa.ChunkedArray) -> Rows:
+    """Where each chunk of a column ends, in rows, int64 [chunks]."""
     return np.cumsum([len(chunk) for chunk in column.chunks], dtype=np.int64)
 
 
-def _gather(column: pa.ChunkedArray, chunks: Rows, within: Rows) -> list[str]:
+def gather(column: pa.ChunkedArray, chunks: Rows, within: Rows) -> list[Any]:
+    """The values at places within chunks. pyarrow's own ``take`` first copies the column."""
     order = np.argsort(chunks, kind="stable")
-    found: list[str] = [""] * len(order)
+    found: list[Any] = [None] * len(order)
     bounds = np.flatnonzero(np.diff(chunks[order])) + 1
     for part in np.split(order, bounds):
         if len(part):

@@ -34,7 +34,7 @@ class Writer:
     def __init__(self, folder: Path, roles: Roles, notes: tuple[str, ...]) -> None:
         self.rows = 0
         self._folder, self._roles, self._notes = folder, roles, notes
-        self._hashes = {role: _ColumnHash() for role in roles.columns}
+        self._hashes = {role: ColumnHash() for role in roles.columns}
         types = {"score": pa.float64(), "margin": pa.float64()}
         fields = [(role, types.get(role, pa.string())) for role in roles.columns]
         self._sink = pa.OSFile(str(folder / "data.arrow"), "wb")
@@ -76,7 +76,7 @@ class Writer:
         (self._folder / "meta.json").write_text(json.dumps(meta, ensure_ascii=False), "utf-8")
 
 
-class _ColumnHash:
+class ColumnHash:
     """sha256 of a column's content, the same however it is cut into batches."""
 
     def __init__(self) -> None:

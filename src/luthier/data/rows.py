@@ -21,6 +21,8 @@ from luthier.data.arrow_reader import ArrowReader
 from luthier.data.blocks import Block, Reader
 from luthier.data.columns_of_any import joined, typed
 from luthier.data.csv_reader import CSVReader
+from luthier.data.dataset import chunk_ends, gather
+from luthier.data.entry import ColumnHash
 from luthier.data.json_reader import JSONReader
 from luthier.data.problems import Problems
 from luthier.data.reading import Format, first_rows, kind_of, sample_mask
@@ -44,6 +46,7 @@ class Rows:
         self.file, self.table, self.folder = file, table, folder
         self._places, self._lines = places, lines
         self._id: str | None = None
+        self._ends: dict[str, Places] = {}
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -65,6 +68,16 @@ class Rows:
     def column(self, name: str) -> pa.ChunkedArray:
         """A column. Raises KeyError when there is none of that name."""
         return self.table.column(name)
+
+    def values(self, name: str, rows: Sequence[int] | Places) -> list[Any]:
+        """The values of some rows, in the order asked for, as plain Python values."""
+        column = self.table.column(name)
+        ends = self._ends.get(name)
+        if ends is None:
+            ends = self._ends[name] = chunk_ends(column)
+        wanted = np.asarray(rows, dtype=np.int64)
+        chunks = np.searchsorted(ends, wanted, side="right")
+        return gather(column, chunks, wanted - np.r_[0, ends][chunks])
 
     def row(self, i: int) -> dict[str, Any]:
         """One row as plain Python values."""
@@ -234,6 +247,11 @@ def _digest(column: pa.ChunkedArray) -> str:
         for chunk in column.chunks:
             hashed.update(chunk.cast(wide, safe=False).to_numpy().astype(code).tobytes())
         return f"{kind} {hashed.hexdigest()}"
+    if pa.types.is_string(column.type) and not column.null_count:
+        texts = ColumnHash()
+        for chunk in column.chunks:
+            texts.add(chunk)
+        return f"text {texts.hexdigest()}"
     for chunk in column.chunks:
         for value in chunk.to_pylist():
             text = json.dumps(_canonical(value), sort_keys=True, ensure_ascii=False)

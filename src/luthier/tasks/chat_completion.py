@@ -86,7 +86,7 @@ class ChatCompletion(CausalLanguage):
             for messages in examples.values("messages", all_rows(examples)):
                 before = messages[:-1] if messages[-1]["role"] == "assistant" else messages
                 text = _written(processor, before, turn=True)
-                ids = processor(text, add_special_tokens=False)["input_ids"]
+                ids = processor(text, add_special_tokens=False, verbose=False)["input_ids"]
                 found.append(prompt(ids if room is None else ids[-room:]))
         return found
 
@@ -101,7 +101,9 @@ def learnt(messages: list[Message], processor: Any) -> tuple[list[int], list[int
     else:
         text = _written(processor, messages)
         turns = _turns(messages, text, processor)
-        encoded = processor(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = processor(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
         ids = encoded["input_ids"]
         mask = [
             any(first < end and last > begin for begin, end in turns)
@@ -118,13 +120,25 @@ def _turns(messages: list[Message], text: str, processor: Any) -> list[tuple[int
             continue
         before = _written(processor, messages[:i], turn=True) if i else ""
         until = _written(processor, messages[: i + 1])
-        if not (until.startswith(before) and text.startswith(until)):
+        end = len(until) if text.startswith(until) else _end(message, before, until, text)
+        if end is None or not (until.startswith(before) and text.startswith(before)):
             raise UnstableTemplate(
                 f"it writes message {i + 1} differently when others follow; a template with "
                 "{% generation %} says what the assistant writes"
             )
-        found.append((len(before), len(until)))
+        found.append((len(before), end))
     return found
+
+
+def _end(message: Message, before: str, until: str, text: str) -> int | None:
+    """Where a turn ends in a text that does not write it as it does when it is the last, as
+    templates do that leave out earlier thoughts: at the end mark after what was said."""
+    said = str(message.get("content") or "").strip()
+    if not said or said not in until[len(before) :]:
+        return None
+    mark = until[until.rindex(said) + len(said) :]
+    place = text.find(said + mark, len(before))
+    return None if place < 0 or not mark else place + len(said) + len(mark)
 
 
 def _written(processor: Any, messages: list[Message], *, turn: bool = False) -> str:

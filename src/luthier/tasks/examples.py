@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from luthier.data.problems import Problems
 from luthier.data.rows import Places, Rows
@@ -43,11 +42,10 @@ class Examples:
 
     def values(self, role: str, rows: Places | None = None) -> list[Any]:
         """The values of a role, in order, as the task uses them. KeyError without such a role."""
-        column = self.rows.column(self.columns[role])
-        if rows is not None:
-            column = column.take(pa.array(np.asarray(rows, dtype=np.int64)))
-        parse = self.parsers[role]
-        return [parse(value) for value in column.to_pylist()]
+        parse, column = self.parsers[role], self.columns[role]
+        if rows is None:
+            return [parse(value) for value in self.rows.column(column).to_pylist()]
+        return [parse(value) for value in self.rows.values(column, rows)]
 
     def take(self, rows: Sequence[int] | Places) -> Examples:
         """Some of the rows."""

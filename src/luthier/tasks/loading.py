@@ -12,7 +12,6 @@ import torch
 from luthier.errors import LuthierError, ModelError, Problem, SpecError, nearest
 from luthier.models.catalog import resolve
 from luthier.models.folder import positions_of
-from luthier.models.loading import quietly
 
 #: What ``load`` takes as options.
 LOAD_OPTIONS = ("revision", "attn_implementation", "ignore_mismatched_sizes")
@@ -44,7 +43,7 @@ def load_pretrained(
         "revision": revision,
         "trust_remote_code": os.environ.get("LUTHIER_TRUST_REMOTE_CODE") == "1",
     }
-    with _as_model_error(where), quietly(), _without_reports():
+    with _as_model_error(where), _quietly():
         settings = transformers.AutoConfig.from_pretrained(where, **arguments)
         if labels:
             _name_classes(settings, labels, where, options)
@@ -186,15 +185,20 @@ def _as_model_error(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def _without_reports() -> Iterator[None]:
-    """Without what transformers logs of made-up weights: what matters is checked here."""
+def _quietly() -> Iterator[None]:
+    """Without progress bars, and without what transformers logs of made-up weights: what
+    matters of that is checked here. (The room of models has its like, but loading that loads
+    sentence-transformers, which no task needs.)"""
     import logging
 
     from transformers.utils import logging as theirs
 
-    level = theirs.get_verbosity()
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
     theirs.set_verbosity(logging.ERROR)
+    theirs.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         theirs.set_verbosity(level)
+        if bars:
+            theirs.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -166,7 +166,9 @@ class QuestionAnswering(Task):
         if limit is None:
             return [0] * len(questions)
         special = processor.num_special_tokens_to_add(pair=True)
-        encoded = processor(questions, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = processor(
+            questions, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
         most = limit // 2 - special
         strides = []
         for i, offsets in enumerate(encoded["offset_mapping"]):

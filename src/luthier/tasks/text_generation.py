@@ -110,7 +110,7 @@ class TextGeneration(CausalLanguage):
                     for i, (prompt, answer) in enumerate(zip(texts, answers, strict=True))
                 ]
         with TOKENIZING:
-            encoded = processor(texts)["input_ids"]
+            encoded = processor(texts, verbose=False)["input_ids"]
         return [
             (i, feature(chunk, chunk))
             for i, ids in enumerate(encoded)
@@ -120,7 +120,7 @@ class TextGeneration(CausalLanguage):
     def prompts(self, examples: Examples, processor: Any) -> list[Feature]:
         limit = self.limit(processor)
         with TOKENIZING:
-            encoded = processor(examples.values("text"))["input_ids"]
+            encoded = processor(examples.values("text"), verbose=False)["input_ids"]
         bare = [_without_end(ids, processor) for ids in encoded]
         # room for what is to be written
         room = None if limit is None else max(1, limit // 2)
@@ -136,7 +136,8 @@ def token_losses(model: Any, batch: dict[str, torch.Tensor]) -> tuple[Array, Arr
         logits.transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
     )
     counted = (wanted != IGNORED).sum(dim=1)
-    return each.double().sum(dim=1).cpu().numpy(), counted.double().cpu().numpy()
+    # on the CPU, because not every device has float64
+    return each.cpu().double().sum(dim=1).numpy(), counted.cpu().double().numpy()
 
 
 def feature(ids: Sequence[int], labels: Sequence[int]) -> Feature:
@@ -165,7 +166,7 @@ def refuse_unlearnable(
 def _completion(text: str, answer: str, processor: Any, limit: int | None) -> Feature:
     """Both are tokenized as one text, as the model meets them; a token that has characters of
     both counts as the answer's."""
-    encoded = processor(text + answer, return_offsets_mapping=True)
+    encoded = processor(text + answer, return_offsets_mapping=True, verbose=False)
     ids, spans = list(encoded["input_ids"]), encoded["offset_mapping"]
     special = encoded.encodings[0].special_tokens_mask if encoded.encodings else [0] * len(ids)
     first = next(
