@@ -362,6 +362,15 @@ def test_columns_become_roles_of_our_task(task, given, columns):
     assert processing.multi_label is (task == "MultiLabelClassification")
 
 
+def test_the_words_of_two_steps_make_one_spec():
+    prepared = preprocess_words(preprocess("Translation", source_lang="en", target_lang="ro"))
+    trained = finetune_words(finetune(learning_rate="3e-4", apply_lora="true"))
+    assert set(prepared).isdisjoint(trained)
+    job = spec(trained, **prepared)
+    assert (job.task, job.processing.target_lang) == ("translation", "ro")
+    assert (job.training.learning_rate, job.adapter.lora_r) == (3e-4, 8)
+
+
 def test_lengths_and_windows_become_processing():
     args = preprocess("QuestionAnswering", max_seq_length="384", doc_stride="64",
                       max_answer_length_in_tokens="15", pad_to_max_length="True")  # fmt: skip

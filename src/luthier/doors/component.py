@@ -303,10 +303,10 @@ def finetune_words(
 
 
 def preprocess_words(args: Mapping[str, Any]) -> dict[str, Any]:
-    """``task`` and ``processing`` of a JobSpec, and ``training.seed``, as plain data.
+    """``task`` and ``processing`` of a JobSpec, as plain data.
 
-    batch_size and the file paths are left to the caller. A language says the column too: the
-    task finds the column of that name, or the field of a column ``translation``.
+    batch_size, seed and the file paths are left to the caller. A language says the column too:
+    the task finds the column of that name, or the field of a column ``translation``.
     """
     words = leaves("preprocess", args)
     processing = words.setdefault("processing", {})

@@ -164,7 +164,7 @@ _PREPROCESS = (
     _int("batch_size", 1000, "", "rows that are tokenized at a time", minimum=1),
     _flag("pad_to_max_length", False, "processing.pad_to_max_length", "all rows of one length"),
     _int("max_seq_length", -1, "", "tokens of a row; -1: what the model can take", minimum=-1),
-    _SEED,
+    _int("seed", 42, "", "of the split", minimum=0, below=2**32),
     _column("sentence1_key", "sentence1", _CLASSIFY, "column with the text"),
     _column("sentence2_key", "sentence2", _CLASSIFY, "column with a second text, if there is one"),
     _column("label_key", "label", f"{_CLASSIFY} ImageClassification", "column with the label"),
