@@ -31,7 +31,9 @@ def test_every_option_is_used_by_some_task():
 
 def test_options_survive_json():
     spec = ProcessingSpec(
-        columns={"label": "y"}, max_seq_length=64, generation={"num_beams": 4, "top_p": 0.5}
+        columns={"label": "y"},
+        max_seq_length=64,
+        generation={"num_beams": 4, "early_stopping": True},
     )
     assert ProcessingSpec.model_validate(json.loads(spec.model_dump_json())) == spec
     assert ProcessingSpec.model_validate_json(ProcessingSpec().model_dump_json()) == (
@@ -49,6 +51,8 @@ def test_options_survive_json():
         ({"generation": {"num_beams": 2.5}}, "num_beams is a whole number, not 2.5"),
         ({"generation": {"num_beams": True}}, "num_beams is a whole number, not True"),
         ({"generation": {"top_p": 1.5}}, "top_p must be at most 1"),
+        ({"generation": {"top_p": 0.9}}, "top_p mean nothing without do_sample=true"),
+        ({"generation": {"length_penalty": 2.0}}, "length_penalty mean nothing without num_beams"),
         ({"generation": {"temperature": 0}}, "temperature must be more than 0"),
         ({"generation": {"do_sample": "yes"}}, "do_sample is true or false, not 'yes'"),
         ({"max_length": 3}, "max_length"),

@@ -137,6 +137,17 @@ def test_golden_values_of_squad(answer, right, exact, f1):
     assert squad.f1(answer, right) == pytest.approx(f1)
 
 
+def test_spaces_around_an_answer_are_no_part_of_it(rows, plain_bert):
+    ours = task()
+    content = [{"question": "who", "context": "it is tom ", "answers":
+                {"text": [" tom "], "answer_start": [5]}}]  # fmt: skip
+    examples = ours.read(rows(content))
+    _, tokenizer = ours.load(plain_bert)
+    feature = ours.features(examples, np.arange(1), tokenizer)[0]
+    start, end = feature["start_positions"], feature["end_positions"]
+    assert tokenizer.decode(feature["input_ids"][start : end + 1]) == "tom"
+
+
 def test_answers_in_columns_of_their_own_and_under_other_names(rows):
     flat = [{"q": "who", "context": "it is tom", "start": 6, "answer": "tom"}]
     ours = task(columns={"question": "q"})

@@ -11,6 +11,7 @@ from luthier.data.rows import Rows
 from luthier.errors import DataError, ModelError, SpecError
 from luthier.spec import ProcessingSpec
 from luthier.tasks.examples import Examples
+from luthier.tasks.loading import labels_of
 from luthier.tasks.scores import Predictions
 from luthier.tasks.text_classification import TextClassification
 
@@ -134,6 +135,26 @@ def test_answers_do_not_depend_on_batches_and_losses_are_the_models(rows, plain_
         ours.score(ours.predict(model, bare, tokenizer), bare)
 
 
+def test_predicting_leaves_every_module_in_its_mode(rows, plain_bert):
+    ours = task()
+    examples = ours.read(rows(ROWS))
+    model, tokenizer = ours.load(plain_bert, examples.labels)
+    model.train()
+    model.bert.embeddings.eval()  # as for a frozen part
+    before = {name: module.training for name, module in model.named_modules()}
+    stops = iter([None, KeyboardInterrupt()])
+
+    def obey():
+        if error := next(stops):
+            raise error
+
+    with pytest.raises(KeyboardInterrupt):
+        ours.predict(model, examples, tokenizer, batch_size=2, obey=obey)
+    assert {name: module.training for name, module in model.named_modules()} == before
+    assert before["bert.encoder"]
+    assert not before["bert.embeddings"]
+
+
 def test_it_learns(rows, plain_bert, learn):
     ours = task()
     examples = ours.read(rows(ROWS))
@@ -224,6 +245,8 @@ def test_models_that_do_not_fit_are_refused(rows, plain_bert, tmp_path):
     tokenizer.save_pretrained(tmp_path / "m")
     again, _ = ours.load(tmp_path / "m", examples.labels, random_head_ok=False)
     assert torch.equal(again.classifier.weight, model.classifier.weight)
+    assert labels_of(str(tmp_path / "m")) == examples.labels
+    assert labels_of(str(plain_bert)) == ()
     with pytest.raises(ModelError, match="ignore_mismatched_sizes=true"):
         ours.load(tmp_path / "m", ("a", "b"))
     wider, _ = ours.load(tmp_path / "m", ("a", "b"), options={"ignore_mismatched_sizes": True})

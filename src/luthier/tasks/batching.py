@@ -40,14 +40,19 @@ def on_device(batch: Any, device: torch.device) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def inference(model: Any) -> Iterator[torch.device]:
-    """The model in evaluation mode without gradients; gives its device."""
-    training = model.training
+    """The model in evaluation mode without gradients; gives its device.
+
+    Not ``torch.inference_mode``: what a model then makes once and keeps (tables of positions)
+    could not be trained with afterwards. Every module goes back to the mode that it had.
+    """
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             yield next(model.parameters()).device
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 Obey = Callable[[], None]

@@ -18,8 +18,15 @@ NEW_TOKENS = 128
 def generation_options(
     processing: ProcessingSpec, given: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The options of a call over those of the job. Raises SpecError for those that are wrong."""
-    options = {"max_new_tokens": processing.max_target_length or NEW_TOKENS}
+    """The options of a call over those of the job. Raises SpecError for those that are wrong.
+
+    Unless it is asked for nothing is drawn at random, though the model's own options may say so:
+    a score is to be the same twice.
+    """
+    options: dict[str, Any] = {
+        "max_new_tokens": processing.max_target_length or NEW_TOKENS,
+        "do_sample": False,
+    }
     options |= processing.generation
     options |= dict(given or {})
     try:

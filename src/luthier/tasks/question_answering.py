@@ -237,7 +237,7 @@ class QuestionAnswering(Task):
         first, last = spans[starts[i]], spans[ends[j]]
         assert first is not None
         assert last is not None
-        return float(score[i, j]), context[first[0] : last[1]]
+        return float(score[i, j]), context[first[0] : last[1]].strip()
 
     def score(self, predictions: Predictions, examples: Examples) -> Scores:
         if not examples.supervised:
@@ -265,7 +265,9 @@ def tokens_of(
     """
     if answer is None:
         return None
-    begin, stop = answer[0], answer[0] + len(answer[1])
+    text = answer[1]
+    begin = answer[0] + len(text) - len(text.lstrip())  # no token is of a space alone
+    stop = answer[0] + len(text.rstrip())
     inside = [(i, span) for i, span in enumerate(spans) if span is not None]
     if not inside or inside[0][1][0] > begin or inside[-1][1][1] < stop:
         return None
