@@ -27,8 +27,6 @@ GENERATION: dict[str, tuple[type, float | None, bool, float | None]] = {
     "early_stopping": (bool, None, False, None),
 }
 
-_SAMPLING, _BEAMS = ("temperature", "top_k", "top_p"), ("length_penalty", "early_stopping")
-
 
 class ProcessingSpec(Frozen):
     """How rows become what a model learns from, whatever the task.
@@ -69,12 +67,6 @@ class ProcessingSpec(Frozen):
     @classmethod
     def _known(cls, generation: dict[str, Any]) -> dict[str, Any]:
         check_generation(generation)
-        idle = [name for name in _SAMPLING if name in generation]
-        if idle and not generation.get("do_sample"):
-            raise ValueError(f"{', '.join(idle)} mean nothing without do_sample=true")
-        idle = [name for name in _BEAMS if name in generation]
-        if idle and generation.get("num_beams", 1) == 1:
-            raise ValueError(f"{', '.join(idle)} mean nothing without num_beams above 1")
         return generation
 
 
