@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from luthier.registry import cards
 from luthier.spec import ProcessingSpec
-from luthier.tasks.cards import processing_problems
+from luthier.tasks.cards import job_problems, processing_problems
 from luthier.tasks.roles import Metric
 from luthier.tasks.task import Task
 
@@ -65,3 +65,14 @@ def test_options_that_a_task_does_not_use_are_problems():
     spec = ProcessingSpec(doc_stride=3, multi_label=True, columns={"text": "t"})
     fields = [problem.field for problem in processing_problems("summarization", spec)]
     assert fields == ["processing.multi_label", "processing.doc_stride", "processing.columns.text"]
+
+
+def test_a_job_is_told_of_options_that_others_switch_off():
+    spec = ProcessingSpec(generation={"top_p": 0.9, "early_stopping": True, "num_beams": 4})
+    assert [str(problem) for problem in job_problems("summarization", spec)] == [
+        "processing.generation: top_p means nothing without do_sample=true"
+    ]
+    asked = ProcessingSpec(generation={"top_p": 0.9, "do_sample": True, "max_new_tokens": 4})
+    assert job_problems("summarization", asked) == []
+    fields = [p.field for p in job_problems("text-classification", spec)]
+    assert fields == ["processing.generation", "processing.generation"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from luthier.data.rows import Places, Rows
 from luthier.errors import DataError
@@ -21,24 +22,27 @@ def split_rows(
     shares: Mapping[str, float] | tuple[float, ...] = THREE_WAYS,
     seed: int = 42,
     stratify_by: str | None = None,
+    together_by: Sequence[str] | None = None,
 ) -> dict[str, Rows]:
     """Disjoint parts that together are all rows, each in the order of the file.
 
     shares: part → its share; they add up to 1. A tuple is of train, validation, test.
     stratify_by: every value of this column is shared out in the same way, to within a row, and
-    the first part has one row at least of every value. Deterministic in (content, shares, seed).
-    Raises DataError when a part would be empty.
+    the first part has one row at least of every value.
+    together_by: rows that are equal in these columns stay in one part, so that nothing is
+    evaluated on what was learnt; None compares whole rows, () keeps nothing together.
+    Deterministic in (content, shares, seed). Raises DataError when a part would be empty.
     """
     if not isinstance(shares, Mapping):
         shares = dict(zip(("train", "validation", "test"), shares, strict=False))
     wanted = np.array(list(shares.values()), dtype=np.float64)
     if (wanted <= 0).any() or abs(wanted.sum() - 1) > 1e-6:
         raise DataError(f"shares are above 0 and add up to 1, unlike {dict(shares)}")
-    random = _random(rows, seed)
-    if stratify_by is None:
-        part = _cut(random.permutation(len(rows)), wanted)
-    else:
-        part = _stratified(_strata(rows, stratify_by), wanted, random)
+    units = _units(rows, rows.columns if together_by is None else together_by)
+    strata = np.zeros(len(rows), dtype=np.int64)
+    if stratify_by is not None:
+        strata = _codes(rows.column(stratify_by))
+    part = _dealt(units, strata, wanted, _random(rows, seed), every=stratify_by is not None)
     counts = np.bincount(part, minlength=len(wanted))
     if not counts.all():
         raise DataError(
@@ -54,36 +58,50 @@ def _random(rows: Rows, seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
 
 
-def _cut(order: Places, shares: np.ndarray) -> Places:
-    """Part numbers [n]: a permutation cut at the running total of the shares."""
-    ends = np.rint(np.cumsum(shares) * len(order)).astype(np.int64)
-    part = np.empty(len(order), dtype=np.int64)
-    part[order] = np.searchsorted(ends[:-1], np.arange(len(order)), side="right")
-    return part
+def _units(rows: Rows, columns: Sequence[str]) -> Places:
+    """A number for each row, int64 [n], the same for rows that are equal in these columns."""
+    if not columns:
+        return np.arange(len(rows), dtype=np.int64)
+    units = np.zeros(len(rows), dtype=np.int64)
+    for column in columns:
+        codes = _codes(rows.column(column))
+        units = np.unique(units * (int(codes.max()) + 1) + codes, return_inverse=True)[1]
+    return units
 
 
-def _strata(rows: Rows, column: str) -> Places:
-    """A number for each distinct value, int64 [n]; lists count as a whole."""
-    known: dict[str, int] = {}
-    codes = [
-        known.setdefault(json.dumps(value, default=str), len(known))
-        for value in rows.column(column).to_pylist()
-    ]
-    return np.array(codes, dtype=np.int64)
+def _codes(column: pa.ChunkedArray) -> Places:
+    """A number for each value, int64 [n], equal for equal values; lists count as a whole."""
+    if pa.types.is_nested(column.type):
+        known: dict[str, int] = {}
+        codes = [known.setdefault(repr(value), len(known)) for value in column.to_pylist()]
+        return np.array(codes, dtype=np.int64)
+    encoded = pc.dictionary_encode(column.combine_chunks(), null_encoding="encode")
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    found: Places = encoded.indices.to_numpy().astype(np.int64)
+    return found
 
 
-def _stratified(strata: Places, shares: np.ndarray, random: np.random.Generator) -> Places:
-    """Rows are passed stratum by stratum in random order, and each goes to the part that lags
-    most behind its share: that keeps the shares of every stratum and of the whole."""
-    order = np.lexsort((random.random(len(strata)), strata))
-    part = np.empty(len(order), dtype=np.int64)
+def _dealt(
+    units: Places, strata: Places, shares: np.ndarray, random: np.random.Generator, *, every: bool
+) -> Places:
+    """The part of each row, int64 [n].
+
+    Units are passed stratum by stratum (that of their first row) in random order, and each goes
+    to the part that lags most behind its share: that keeps the shares of every stratum and of
+    the whole. With ``every`` the first unit of a stratum goes to the first part.
+    """
+    _, first, sizes = np.unique(units, return_index=True, return_counts=True)
+    stratum = strata[first]
+    order = np.lexsort((random.random(len(first)), stratum))
+    chosen = np.empty(len(first), dtype=np.int64)
     lag = np.zeros(len(shares))
     seen: set[int] = set()
-    for row in order.tolist():
-        lag += shares
-        stratum = int(strata[row])
-        chosen = 0 if stratum not in seen else int(lag.argmax())
-        seen.add(stratum)
-        lag[chosen] -= 1
-        part[row] = chosen
-    return part
+    for unit in order.tolist():
+        size, here = int(sizes[unit]), int(stratum[unit])
+        lag += shares * size
+        part = 0 if every and here not in seen else int(lag.argmax())
+        seen.add(here)
+        lag[part] -= size
+        chosen[unit] = part
+    return chosen[units]

@@ -26,6 +26,7 @@ GENERATION: dict[str, tuple[type, float | None, bool, float | None]] = {
     "no_repeat_ngram_size": (int, 0, False, None),
     "early_stopping": (bool, None, False, None),
 }
+_SAMPLING, _BEAMS = ("temperature", "top_k", "top_p"), ("length_penalty", "early_stopping")
 
 
 class ProcessingSpec(Frozen):
@@ -75,6 +76,20 @@ def check_generation(generation: Mapping[str, Any]) -> None:
     wrong = [_wrong(name, value) for name, value in generation.items()]
     if any(wrong):
         raise ValueError("; ".join(filter(None, wrong)))
+
+
+def idle(generation: Mapping[str, Any]) -> list[str]:
+    """Options that the others switch off: what a user wrote, but nothing would heed.
+
+    >>> idle({"temperature": 0.5, "num_beams": 2, "length_penalty": 2.0})
+    ['temperature means nothing without do_sample=true']
+    """
+    found = []
+    if not generation.get("do_sample"):
+        found += [f"{n} means nothing without do_sample=true" for n in _SAMPLING if n in generation]
+    if generation.get("num_beams", 1) == 1:
+        found += [f"{n} means nothing with num_beams=1" for n in _BEAMS if n in generation]
+    return found
 
 
 def _wrong(name: str, value: Any) -> str | None:

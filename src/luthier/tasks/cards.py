@@ -12,7 +12,7 @@ from typing import Any
 
 from luthier.errors import Problem, nearest
 from luthier.registry import Card, find
-from luthier.spec.processing import ProcessingSpec
+from luthier.spec.processing import ProcessingSpec, idle
 from luthier.tasks.roles import Metric, Role
 
 _LENGTH = ("max_seq_length", "pad_to_max_length")
@@ -149,3 +149,10 @@ def processing_problems(task: str, processing: ProcessingSpec) -> list[Problem]:
         if role not in roles
     ]
     return found
+
+
+def job_problems(task: str, processing: ProcessingSpec) -> list[Problem]:
+    """All that is to be said of a job's processing when it is submitted: the above, and options
+    of generation that others switch off. (A served model writes all of them down, and may.)"""
+    switched_off = [Problem("processing.generation", text) for text in idle(processing.generation)]
+    return processing_problems(task, processing) + switched_off
