@@ -10,6 +10,7 @@ from typing import Any
 
 import transformers
 
+from luthier.engine.distribute import adopt_mpi
 from luthier.errors import Problem, SpecError, nearest
 
 #: Names that MindNLP's and earlier versions of transformers' arguments have, and today's.
@@ -72,6 +73,7 @@ class TrainingArguments(transformers.TrainingArguments):
             self.train_sampling_strategy = "group_by_length"
         if self.include_inputs_for_metrics:
             self.include_for_metrics = sorted({*self.include_for_metrics, "inputs"})
+        self._launched()
         try:
             inherited: Any = super()
             inherited.__post_init__()
@@ -79,6 +81,22 @@ class TrainingArguments(transformers.TrainingArguments):
             raise ArgumentsError([Problem("TrainingArguments", str(error))]) from None
         if problems := _contradictions(self):
             raise ArgumentsError(problems)
+
+    def _launched(self) -> None:
+        """What several processes and DeepSpeed need, before accelerate looks for them."""
+        try:
+            adopt_mpi()
+        except SpecError as error:
+            raise ArgumentsError(error.problems) from None
+        if not self.deepspeed:
+            return
+        from luthier.trainer import zero
+
+        config, problems = zero.completed(self.deepspeed, self)
+        if problems:
+            raise ArgumentsError(problems)
+        self.deepspeed = config
+        zero.make_ready(self)
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Steps of the warm-up; ``warmup_steps`` wins over ``warmup_ratio``."""
@@ -130,6 +148,10 @@ def _contradictions(args: TrainingArguments) -> list[Problem]:
     if args.deepspeed and args.auto_find_batch_size:
         message = "Deep Speed cannot be coupled with auto_find_batch_size"
         found.append(Problem("auto_find_batch_size", message))
+    elif args.auto_find_batch_size and args.world_size > 1:
+        message = "the other processes would wait for the one that does a step again"
+        hint = "lower per_device_train_batch_size, raise gradient_accumulation_steps"
+        found.append(Problem("auto_find_batch_size", message, hint))
     return found
 
 

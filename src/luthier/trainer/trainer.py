@@ -205,6 +205,12 @@ class Trainer(Checkpoints, transformers.Trainer):
         """
         args, model = cast(Any, self.args), cast(nn.Module, self.model)
         wanted = getattr(args, "execution", "padded")
+        plugin = self.accelerator.state.deepspeed_plugin if self.is_deepspeed_enabled else None
+        if plugin is not None and plugin.zero_stage == 3:
+            if wanted == "packed":
+                message = "with ZeRO-3 no process holds the weights to show that it is the same"
+                raise ArgumentsError([Problem("execution", message, "use execution='auto'")])
+            wanted = "padded"
         if self._unpadded is not None:
             self._unpadded.remove()
         self._unpadded = None
