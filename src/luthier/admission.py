@@ -14,7 +14,8 @@ from luthier.engine import decisions
 from luthier.errors import DataError, Problem, SpecError, nearest
 from luthier.models import catalog
 from luthier.objectives.problems import problems as objective_problems
-from luthier.spec import CSVOptions, Form, JobSpec, Source
+from luthier.spec import Form, JobSpec, Source
+from luthier.tasks.problems import problems as task_problems
 
 if TYPE_CHECKING:
     from luthier.runs.connection import Home
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _HEAD_ROWS = 1000
 
 
-def to_source(data: Any, home: Home) -> Source:
+def to_source(data: Any, home: Home, task: str = "embedding") -> Source:
     """Where a run will find this data.
 
     A path or URL is named (a local file with the hash of its content); anything in memory is
@@ -38,10 +39,12 @@ def to_source(data: Any, home: Home) -> Source:
             return Source(uri=text)
         return to_file_source(Path(text))
     from luthier.data import to_arrow
+    from luthier.data.raw import raw_to_arrow
 
+    write = to_arrow if task == "embedding" else raw_to_arrow
     with tempfile.TemporaryDirectory(dir=home.scratch()) as folder:
         file = Path(folder) / "data.arrow"
-        to_arrow(data, file)
+        write(data, file)
         sha256 = home.store.put_blob(file)
     return Source(uri=f"blob:{sha256}", sha256=sha256)
 
@@ -80,19 +83,26 @@ def to_file_source(path: Path) -> Source:
         raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from error
 
 
-def form_of(source: Source, csv: CSVOptions, home: Home) -> Form | None:
-    """The form of the data, from its first rows; None for data that is not on this machine.
+def form_of(source: Source, spec: JobSpec, home: Home) -> Form | None:
+    """The form of the data, from its first rows; None for data that is not on this machine, and
+    for the rows of a task, which have columns instead.
 
     Raises DataError when already those are bad.
     """
-    from luthier.data import load_dataset
-
     if "://" in source.uri:
         return None
     path = home.store.blob(source.uri[5:]) if source.uri.startswith("blob:") else Path(source.uri)
+    csv = spec.data.csv
     head = csv.model_copy(update={"size": min(csv.size or _HEAD_ROWS, _HEAD_ROWS)})
     head = head.model_copy(update={"sampling_rate": None})
-    return load_dataset(path, head, home.cache, name=source.uri).form
+    if spec.task == "embedding":
+        from luthier.data import load_dataset
+
+        return load_dataset(path, head, home.cache, name=source.uri).form
+    from luthier.tasks.look import look_at
+
+    look_at(path, head, spec, name=source.uri)
+    return None
 
 
 def check(spec: JobSpec, form: Form | None, devices: Iterable[str]) -> list[Problem]:
@@ -100,9 +110,13 @@ def check(spec: JobSpec, form: Form | None, devices: Iterable[str]) -> list[Prob
 
     devices: kinds of device that workers of this home have (``cpu``, ``cuda``, ``mps``).
     """
+    of_kind = (
+        [*catalog.problems(spec.model), *objective_problems(spec.objective, form)]
+        if spec.task == "embedding"
+        else task_problems(spec)
+    )
     found = [
-        *catalog.problems(spec.model),
-        *objective_problems(spec.objective, form),
+        *of_kind,
         *engine_cards.problems(spec.training),
         *decisions.problems(spec),
         *_device_problems(spec.training.device, set(devices)),

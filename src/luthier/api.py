@@ -87,7 +87,8 @@ def fit(
         callbacks: from ``luthier.callback``.
         wait: stay, show progress, and return the finished run. Ctrl-C leaves it running.
         idempotency_key: submitting the same key again returns the same run.
-        training: any other field of the spec's training part by its name, e.g. ``max_steps``.
+        training: any other field of the spec's training part by its name, e.g. ``max_steps``;
+            ``task`` and how its rows are read; ``lora_r`` and its kin.
 
     Raises:
         SpecError: with every problem of the job, before anything is queued.
@@ -99,9 +100,10 @@ def fit(
         words.pop(name)
     words |= words.pop("training")
     home = connection.current()
-    words["train_data"] = admission.to_source(train_data, home)
+    task = str(words.get("task", "embedding"))
+    words["train_data"] = admission.to_source(train_data, home, task)
     if eval_data is not None:
-        words["eval_data"] = admission.to_source(eval_data, home)
+        words["eval_data"] = admission.to_source(eval_data, home, task)
     words["callbacks"] = [_callback(c, home) for c in callbacks or ()]
     if isinstance(model_artifact, str):
         words["model_artifact"] = home.store.find(model_artifact)
@@ -145,9 +147,10 @@ def preflight(spec: JobSpec) -> list[Problem]:
     Raises DataError when its data is missing or the first rows are bad.
     """
     home = connection.current()
-    form = admission.form_of(spec.data.train, spec.data.csv, home)
-    if spec.data.eval is not None:
-        admission.form_of(spec.data.eval, spec.data.csv, home)
+    form = None
+    for source in (spec.data.eval, spec.data.train):
+        if source is not None:
+            form = admission.form_of(source, spec, home)
     devices = home.ledger.devices() or admission.this_machine()
     return admission.check(spec, form, devices)
 

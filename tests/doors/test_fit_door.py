@@ -57,7 +57,6 @@ def by_own_name(name: str) -> Word:
 class TestFit(DoorCase):
     base = {"model": "all-minilm-l6-v2", "train_data": DATA}  # noqa: RUF012
     beside = RUN_WORDS
-    unsaid = {"task": "there is one task"}  # noqa: RUF012
     reaches = (
         Word("model", "bert-base-en", "model.name"),
         Word("train_data", Source(uri="/other.csv"), "data.train"),
@@ -76,6 +75,24 @@ class TestFit(DoorCase):
                 "target_modules": ("query", "value"),
                 "use_rslora": True,
                 "use_dora": True,
+            }.items()
+        ),
+        Word("task", "translation", "task"),
+        *(
+            Word(word, value, f"processing.{word}")
+            for word, value in {
+                "columns": {"label": "kind"},
+                "max_seq_length": 64,
+                "max_target_length": 16,
+                "pad_to_max_length": True,
+                "multi_label": True,
+                "doc_stride": 32,
+                "n_best_size": 5,
+                "max_answer_length": 10,
+                "source_prefix": "translate: ",
+                "source_lang": "en_XX",
+                "target_lang": "de_DE",
+                "generation": {"num_beams": 2},
             }.items()
         ),
         Word("loss", "ArcFaceLoss", "objective.loss"),

@@ -93,9 +93,9 @@ def test_resampled_correlations_equal_those_of_the_drawn_rows():
     rng = np.random.default_rng(4)
     x, y = rng.integers(0, 6, 40).astype(float), rng.normal(size=40)
     evaluation = scored(x, y)
-    from luthier.evaluation.significance import _resampled, _statistics
+    from luthier.evaluation.significance import resamples_of, _statistics
 
-    counts = next(_resampled(40, 50, seed=9))
+    counts = next(resamples_of(40, 50, seed=9))
     quick = _statistics(evaluation)(counts)
     for row, found in zip(counts.astype(int), quick, strict=True):
         drawn = np.repeat(np.arange(40), row)

@@ -38,7 +38,7 @@ MAY = {
     "callback": FOUNDATION,
     "admission": FOUNDATION
     | {"store", "data", "models", "objectives", "runs", "doors", "callback", "engine.cards",
-       "engine.control", "engine.decisions"},
+       "engine.control", "engine.decisions", "tasks"},
     "serving": FOUNDATION | {"models", "tasks", "data"},
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION

@@ -127,6 +127,7 @@ scheduler                   lr_scheduler_type           a learning rate schedule
 scheduler_options           lr_scheduler_kwargs         for the schedule
 scheduler_step              scheduler_step              when the schedule moves
 num_warmup_steps            num_warmup_steps            steps until the full learning rate
+warmup_ratio                warmup_ratio                or that share of the steps
 num_training_steps          num_training_steps          steps until the end of the schedule
 epochs                      num_train_epochs            times through the data
 max_steps                   max_steps                   stop after this many steps; -1: no limit
@@ -134,6 +135,7 @@ batch_size                  per_device_train_batch_size items a batch; none: wha
 per_device_eval_batch_size  per_device_eval_batch_size  items a batch while evaluating
 gradient_accumulation_steps gradient_accumulation_steps batches counted as one large one
 max_grad_norm               max_grad_norm               clip gradients to this norm; 0: never
+label_smoothing_factor      label_smoothing_factor      of a task's targets; 0: none
 sampler                     sampler                     how batches are drawn
 num_items_per_class         num_items_per_class         items of a class in a batch
 seed                        seed                        of everything drawn at random
@@ -145,7 +147,20 @@ save_steps                  save_steps                  steps between checkpoint
 eval_steps                  eval_steps                  steps between; none: each epoch
 []
 callbacks                   callbacks                   a list, each with its kind
-task                        task                        the kind of job
+task                        task                        embedding, text-classification, …
+[processing]
+columns                     columns                     role=column, where names do not tell
+max_seq_length              max_seq_length              tokens of a row; none: what the model takes
+max_target_length           max_target_length           tokens of a text to generate
+pad_to_max_length           pad_to_max_length           pad every row to the limit
+multi_label                 multi_label                 a text may have any number of labels
+doc_stride                  doc_stride                  tokens that two windows share
+n_best_size                 n_best_size                 answers that are looked at
+max_answer_length           max_answer_length           tokens of an answer
+source_prefix               source_prefix               goes before every source text
+source_lang                 source_lang                 code that the model knows
+target_lang                 target_lang                 code that the model knows
+generation                  generation                  max_new_tokens, num_beams, …
 [output]
 to_onnx                     to_onnx                     an ONNX model beside the tuned one
 public                      public                      others may read the artifact

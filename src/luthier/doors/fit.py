@@ -64,7 +64,8 @@ def fit_spec(
     """The spec that these words describe.
 
     ``training`` takes any field of ``TrainingSpec`` by its own name (``max_steps``, ``seed``,
-    ``precision``, …) or of ``AdapterSpec`` (``lora_r``, …), and ``num_fixed_layers``. Raises
+    ``precision``, …), of ``AdapterSpec`` (``lora_r``, …) or of ``ProcessingSpec``, ``task``, and
+    ``num_fixed_layers``. Raises
     SpecError with every problem.
     """
     problems: list[Problem] = []
@@ -106,7 +107,8 @@ def fit_spec(
         if fixed is not None:
             problems.append(Problem(FIXED, "given twice: here and in model_options"))
         fixed = training.pop(FIXED)
-    more, adapter = _other_words(training, fields, problems)
+    task = training.pop("task", "embedding")
+    more, adapter, processing = _other_words(training, fields, problems)
     fields |= more
     data: dict[str, Any] = {
         "model": {
@@ -117,7 +119,9 @@ def fit_spec(
             "num_fixed_layers": 0 if fixed is None else fixed,
             "artifact": model_artifact,
         },
+        "task": task,
         "adapter": adapter,
+        "processing": processing,
         "data": {"train": train_data, "eval": eval_data, "val_split": val_split},
         "objective": {
             "loss": loss,
@@ -138,12 +142,13 @@ def fit_spec(
 
 def _other_words(
     given: Mapping[str, Any], fields: Mapping[str, Any], problems: list[Problem]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The further words of training, and those of an adapter."""
-    from luthier.spec import AdapterSpec, TrainingSpec
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The further words of training, those of an adapter, and those of a task."""
+    from luthier.spec import AdapterSpec, ProcessingSpec, TrainingSpec
 
     taken: dict[str, Any] = {}
     adapter: dict[str, Any] = {}
+    processing: dict[str, Any] = {}
     for word, value in given.items():
         if word in fields:
             problems.append(Problem(word, f"given twice: fit() has a word of its own for '{word}'"))
@@ -151,10 +156,12 @@ def _other_words(
             taken[word] = value
         elif word in AdapterSpec.model_fields:
             adapter[word] = value
+        elif word in ProcessingSpec.model_fields:
+            processing[word] = value
         else:
             hint = f"it is called '{RENAMED[word]}'" if word in RENAMED else nearest(word, WORDS)
             problems.append(Problem(word, "fit() knows no such word", hint))
-    return taken, adapter
+    return taken, adapter, processing
 
 
 def _parse(data: dict[str, Any], problems: list[Problem]) -> JobSpec:
@@ -168,10 +175,11 @@ def _parse(data: dict[str, Any], problems: list[Problem]) -> JobSpec:
 
 
 def _words() -> tuple[str, ...]:
-    from luthier.spec import AdapterSpec, TrainingSpec
+    from luthier.spec import AdapterSpec, ProcessingSpec, TrainingSpec
 
     own = [n for n in inspect.signature(fit_spec).parameters if n != "training"]
-    others = (*TrainingSpec.model_fields, *AdapterSpec.model_fields)
+    others = ("task", *TrainingSpec.model_fields, *AdapterSpec.model_fields,
+              *ProcessingSpec.model_fields)  # fmt: skip
     more = [n for n in others if n not in own]
     return (*own, *RUN_WORDS, FIXED, *more)
 

@@ -53,10 +53,24 @@ _OPTIMIZERS: dict[str, tuple[tuple[str, Any], ...]] = {
         *_SHARED,
     ),
     "Rprop": (("etas", (0.5, 1.2)), ("step_sizes", (1e-6, 50)), *_SHARED),
+    "Adafactor": (
+        ("eps", (1e-30, 1e-3)),
+        ("clip_threshold", 1.0),
+        ("decay_rate", -0.8),
+        ("beta1", None),
+        _DECAY,
+        ("scale_parameter", False),
+        ("relative_step", False),
+        ("warmup_init", False),
+    ),
     "SGD": (("momentum", 0), ("dampening", 0), _DECAY, ("nesterov", False), *_SHARED),
 }
 
+#: Optimizers that are not torch's.
+_ELSEWHERE = {"Adafactor": "transformers.optimization:Adafactor"}
+
 _SUMMARIES = {
+    "Adafactor": "transformers' Adafactor, with the learning rate of the schedule",
     "SparseAdam": "lazy Adam for the rows of the token embedding; Adam for all else",
     "LBFGS": "quasi-Newton; evaluates a batch several times a step",
 }
@@ -80,7 +94,7 @@ CARDS: tuple[Card, ...] = (
         Card(
             "optimizer",
             name,
-            f"torch.optim:{name}",
+            _ELSEWHERE.get(name, f"torch.optim:{name}"),
             _SUMMARIES.get(name, f"torch.optim.{name}"),
             (*(Option(option, default) for option, default in options), _LAYER_WISE),
         )
@@ -139,7 +153,7 @@ _NO_END = ("constant", "constant_with_warmup", "inverse_sqrt")
 
 def _unused_schedule_words(training: TrainingSpec) -> list[Problem]:
     name, found = training.lr_scheduler_type, []
-    if training.num_warmup_steps and name in _NO_WARMUP:
+    if (training.num_warmup_steps or training.warmup_ratio) and name in _NO_WARMUP:
         message = f"the '{name}' schedule has no warm-up"
         found.append(Problem("num_warmup_steps", message, "use 'constant_with_warmup'"))
     if training.num_training_steps != "auto" and name in _NO_END:

@@ -4,31 +4,52 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from luthier.batches import make_plan
 from luthier.engine.control import Cancelled, Interrupted
 from luthier.engine.decisions import Watch
-from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.loop import Moments
-from luthier.engine.precision import encoding_in, encoding_precision
-from luthier.engine.read import Data
-from luthier.engine.setup import KEPT, Setup, checkpoints, pretrained, prune, train_form
+from luthier.engine.setup import KEPT, Setup, checkpoints, pretrained, prune
 from luthier.errors import Problem, SpecError
-from luthier.evaluation.measure import Evaluation, evaluate
-from luthier.evaluation.sets import EvaluationSet, evaluation_set
-from luthier.objectives import needs
-from luthier.spec import (
-    BestModelCheckpoint,
-    EarlyStopping,
-    EvaluationCallback,
-    TrainingCheckpoint,
-)
+from luthier.evaluation.report import Report
+from luthier.spec import BestModelCheckpoint, EarlyStopping, TrainingCheckpoint
 from luthier.store import atomic
+
+
+class Measured(Protocol):
+    """An evaluation of a model."""
+
+    @property
+    def metrics(self) -> dict[str, float]: ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+
+
+class Judge(Protocol):
+    """What is measured, and how; for vectors and for each task."""
+
+    def validation_loss(self) -> float | None:
+        """The training loss on rows that are held out; None where it means nothing."""
+
+    def evaluate(self, model: Any) -> Measured | None:
+        """Measure a model; None where there is nothing to measure on."""
+
+    def evaluate_quickly(self, model: Any) -> Measured | None:
+        """The same during training; None where it would take too long."""
+
+    def read(self, record: dict[str, Any]) -> Measured:
+        """The inverse of ``to_dict``."""
+
+    def report(self, before: Any, after: Any, facts: dict[str, Any]) -> Report:
+        """What was gained."""
+
+    def card(self, report: Report) -> str:
+        """The model card, in Markdown."""
 
 
 class Examiner(Moments):
@@ -37,21 +58,11 @@ class Examiner(Moments):
     def __init__(
         self,
         setup: Setup,
-        data: Data,
+        judge: Judge,
         tell: Callable[[str, dict[str, Any]], None],
-        control: Callable[[], str | None],
     ) -> None:
-        self.setup, self.tell, self._control = setup, tell, control
+        self.setup, self.judge, self.tell = setup, judge, tell
         spec = setup.spec
-        self.callback = next((c for c in spec.callbacks if isinstance(c, EvaluationCallback)), None)
-        self.set: EvaluationSet | None = None
-        if data.queries is not None:
-            self.set = evaluation_set(
-                data.queries,
-                index=data.index,
-                exclude_self=self.callback.exclude_self if self.callback else True,
-            )
-        self._held_out = self._held_out_learner(data)
         memory = setup.position.decisions
         self._watches = [
             Watch(c, memory.setdefault(c.kind, {}))
@@ -61,7 +72,7 @@ class Examiner(Moments):
         self._keep = next(
             (c.last_k_epochs for c in spec.callbacks if isinstance(c, TrainingCheckpoint)), 0
         )
-        self.latest: Evaluation | None = None
+        self.latest: Measured | None = None
         self._latest_at = -1
 
     # --- moments of the loop ---------------------------------------------------------------
@@ -84,45 +95,20 @@ class Examiner(Moments):
 
     # --- before training -------------------------------------------------------------------
 
-    def before(self) -> Evaluation | None:
+    def before(self) -> Any:
         """The baseline: measured once a run, before the first step, and kept beside it."""
-        if self.set is None:
-            return None
         record = self.setup.place.folder / "before.json"
         if record.exists():
-            return Evaluation.from_dict(json.loads(record.read_text()))
+            return self.judge.read(json.loads(record.read_text()))
         model = self.setup.model
         if self.setup.position.done:  # the record was lost, and this model is trained already
             model = pretrained(self.setup)
-        found = self.evaluate(model)
-        assert found is not None
-        atomic.write_bytes(record, json.dumps(found.to_dict()).encode())
+        found = self.judge.evaluate(model)
+        if found is not None:
+            atomic.write_bytes(record, json.dumps(found.to_dict()).encode())
         return found
 
     # --- what is measured ------------------------------------------------------------------
-
-    def evaluate(self, model: Any) -> Evaluation | None:
-        """Retrieval (or correlation) of a model on the evaluation set, if there is one."""
-        if self.set is None:
-            return None
-        self.tell("stage", {"name": "evaluating"})
-        model.execution = self.setup.model.execution  # all that is compared runs the same way
-        place, plain = self.setup.place, model.execution == "padded"
-        batch = self.setup.spec.training.per_device_eval_batch_size
-        if self.callback:
-            batch = self.callback.batch_size
-
-        def encode(texts: Sequence[str]) -> np.ndarray:
-            word = encoding_precision(model, texts, place, plain, self.tell)
-            with encoding_in(model, word):
-                vectors: np.ndarray = model.encode(
-                    texts, batch_size=batch, normalize=False, progress=lambda _: self._obey()
-                )
-            return vectors
-
-        if self.callback is None:
-            return evaluate(encode, self.set)
-        return evaluate(encode, self.set, k=self.callback.limit, distance=self.callback.distance)
 
     def _examine(self) -> bool:
         values = self._values()
@@ -136,9 +122,10 @@ class Examiner(Moments):
         history = self.setup.history
         since = history.evaluations[-1]["step"] if history.evaluations else 0
         values = {"train_loss": float(np.mean(history.losses[since:]))}
-        if self._held_out is not None:
-            values["val_loss"] = self._validation_loss()
-        self.latest = self.evaluate(self.setup.model)
+        loss = self.judge.validation_loss()
+        if loss is not None:
+            values["val_loss"] = loss
+        self.latest = self.judge.evaluate_quickly(self.setup.model)
         self._latest_at = self.setup.position.done
         if self.latest is not None:
             values |= self.latest.metrics
@@ -178,54 +165,18 @@ class Examiner(Moments):
                 return self.setup.place.folder / "best" / f"step-{watch.memory['step']:08d}"
         return None
 
-    def _held_out_learner(self, data: Data) -> EmbeddingLearner | None:
-        spec = self.setup.spec
-        wants = needs(spec.objective)
-        if data.held_out is None:
-            return None
-        if wants.fixed_classes:
-            self._refuse_val_loss(
-                f"{spec.objective.loss} has a centre for each training class, "
-                "so its loss on other classes means nothing"
-            )
-            return None
-        dataset = train_form(data.held_out, spec)
-        learner = self.setup.learner
-        return EmbeddingLearner(learner.model, learner.objective, dataset, learner.device)
 
-    def _refuse_val_loss(self, reason: str) -> None:
-        for callback in self.setup.spec.callbacks:
-            if getattr(callback, "monitor", None) == "val_loss":
-                hint = "monitor an evaluation metric such as 'ndcg_at_k'"
-                raise SpecError([Problem("callbacks.monitor", reason, hint)])
+def obeying(control: Callable[[], str | None]) -> Callable[[], None]:
+    """Raises what ends an evaluation when the run is told to stop."""
 
-    def _validation_loss(self) -> float:
-        """Mean loss over the held-out rows, in batches of the training size."""
-        learner, training = self._held_out, self.setup.spec.training
-        assert learner is not None
-        plan = make_plan(
-            learner.dataset,
-            batch_size=min(self.setup.batch_size, len(learner.dataset)),
-            num_items_per_class=training.num_items_per_class,
-            sampler=training.sampler,
-            seed=training.seed,
-            objective=needs(self.setup.spec.objective),
-        )
-        learner.mode(training=False)
-        total, rows = 0.0, 0
-        for step in range(plan.steps_per_epoch):
-            self._obey()
-            batch = learner.fetch(plan.rows(0, step))
-            total += learner.loss(batch) * len(batch)
-            rows += len(batch)
-        return total / rows
-
-    def _obey(self) -> None:
-        wish = self._control()
+    def obey() -> None:
+        wish = control()
         if wish == "cancel":
             raise Cancelled
         if wish == "interrupt":
             raise Interrupted  # the last checkpoint stands: evaluating again costs little
+
+    return obey
 
 
 def save_checkpoint(setup: Setup) -> None:

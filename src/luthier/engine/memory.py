@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -12,6 +12,9 @@ from torch import Tensor
 from luthier.engine.device import Device
 from luthier.engine.learner import EmbeddingLearner, Learner
 from luthier.engine.state import random_states, restore_random_states
+
+if TYPE_CHECKING:
+    from luthier.engine.task_learner import TaskLearner
 
 #: Share of the free memory that one step's activations may take. The rest is for the
 #: allocator's slack, the optimizer's state and a batch of longer texts than the probed one.
@@ -70,7 +73,7 @@ def activation_bytes(learner: Learner, batch: Any) -> int:
     return sum(seen.values())
 
 
-def rows_that_fit(learner: EmbeddingLearner, longest: np.ndarray) -> int:
+def rows_that_fit(learner: EmbeddingLearner | TaskLearner, longest: np.ndarray) -> int:
     """Rows of the data's longest texts that fit into the memory budget at once, 0 or more."""
     per_row = activation_bytes(learner, learner.fetch(longest)) // len(longest)
     return int(free_bytes(learner.device) * BUDGET) // max(1, per_row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,7 @@ def build_optimization(
     loss_optimizer: str | None = None,
     loss_optimizer_options: Mapping[str, Any] | None = None,
     embedding: nn.Embedding | None = None,
+    spared: Collection[str] = (),
 ) -> Optimization:
     """Build what a run's parameters are stepped with.
 
@@ -129,6 +130,7 @@ def build_optimization(
         layers: the depth of the top layer; what lies above it is the head.
         loss_parameters: the loss's own, trained by ``loss_optimizer`` (default: as the model).
         embedding: the token embedding, which SparseAdam steps row by row.
+        spared: names of parameters without weight decay.
 
     Raises:
         SpecError: nothing is trainable, or torch refuses an option's value.
@@ -140,6 +142,8 @@ def build_optimization(
             [Problem("model", "no parameter is left to train", "unfreeze, or add a head")]
         )
     groups = _groups(trainable, training.learning_rate, training.optim_args, layers)
+    if spared and training.optim_args.get("weight_decay"):
+        groups = _without_decay(groups, {id(p) for n, p, _ in trainable if n in spared})
     optimizers = _build(
         training.optim, groups, training.learning_rate, training.optim_args, embedding
     )
@@ -186,6 +190,17 @@ def _groups(
     ]
 
 
+def _without_decay(groups: list[dict[str, Any]], spared: set[int]) -> list[dict[str, Any]]:
+    """Each group in two: with the decay, and without."""
+    found = []
+    for group in groups:
+        with_decay = [p for p in group["params"] if id(p) not in spared]
+        without = [p for p in group["params"] if id(p) in spared]
+        found += [{**group, "params": with_decay}] if with_decay else []
+        found += [{**group, "params": without, "weight_decay": 0.0}] if without else []
+    return found
+
+
 def _build(
     name: str,
     groups: list[dict[str, Any]],
@@ -203,6 +218,8 @@ def _build(
         make = find("optimizer", name).load()
         if name in _FUSED and not keywords.keys() & {"fused", "foreach", "differentiable"}:
             keywords["fused"] = True
+        if name == "Adafactor":  # its own default takes the rate for none
+            keywords = {"scale_parameter": False, "relative_step": False, **keywords}
         if name == "LBFGS":
             return [make([p for g in groups for p in g["params"]], lr=rate, **keywords)]
         return [make(groups, lr=rate, **keywords)]
@@ -235,13 +252,14 @@ def _schedule(optimizer: Optimizer, training: TrainingSpec, total_steps: int) ->
         length = max(1, math.ceil(training.num_train_epochs))
     else:
         length = max(1, total_steps)
-    if training.lr_scheduler_type == "polynomial" and training.num_warmup_steps >= length:
-        message = f"a warm-up of {training.num_warmup_steps} leaves nothing of {length} to decay in"
+    warmup = training.num_warmup_steps or math.ceil(training.warmup_ratio * length)
+    if training.lr_scheduler_type == "polynomial" and warmup >= length:
+        message = f"a warm-up of {warmup} leaves nothing of {length} to decay in"
         raise SpecError([Problem("num_warmup_steps", message)])
     scheduler: LRScheduler = get_scheduler(
         training.lr_scheduler_type,
         optimizer=optimizer,
-        num_warmup_steps=training.num_warmup_steps,
+        num_warmup_steps=warmup,
         num_training_steps=length,
         scheduler_specific_kwargs=dict(training.lr_scheduler_kwargs),
     )

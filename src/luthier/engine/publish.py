@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from luthier.data import facts
 from luthier.engine.control import Listener
 from luthier.engine.examine import Examiner
-from luthier.engine.read import Data, Place
-from luthier.engine.setup import Setup, checkpoints, pretrained, prune
-from luthier.engine.state import OURS, read_state, write_state
+from luthier.engine.read import Place
+from luthier.engine.setup import Setup, checkpointed, checkpoints, pretrained, prune
+from luthier.engine.state import OURS, write_state
 from luthier.errors import CorruptBundle, NotFound
-from luthier.evaluation.card import model_card
-from luthier.evaluation.measure import Evaluation
-from luthier.evaluation.report import Report, build_report, write_report
-from luthier.models.adapters import merge, merged, restore, save_adapter
-from luthier.models.loading import load_text_model
+from luthier.evaluation.report import Report, write_report
+from luthier.models.adapters import merge, merged, save_adapter
 from luthier.models.text import TextModel
 from luthier.models.vocabulary import whole
-from luthier.registry import cards
 from luthier.spec import WiSEFTCallback
 from luthier.store.bundle import Bundle, open_bundle, write_bundle
 
@@ -39,8 +33,7 @@ def finished(place: Place) -> Bundle | None:
 def publish(
     setup: Setup,
     examiner: Examiner,
-    data: Data,
-    before: Evaluation | None,
+    before: Any,
     tell: Listener,
 ) -> Bundle:
     """Write the result bundle: the model, its report and its card.
@@ -48,15 +41,14 @@ def publish(
     The model is the last, or the best where a callback asked for it, mixed with the
     pretrained one where WiSE-FT was asked for.
     """
-    whole(setup.model)
+    if isinstance(setup.model, TextModel):
+        whole(setup.model)
     model, is_last = _chosen(setup, examiner, tell)
     after = examiner.latest if is_last and examiner.latest_is_current else None
     if after is None:
-        after = examiner.evaluate(model)
+        after = examiner.judge.evaluate(model)
     tell("stage", {"name": "writing the result"})
-    report = _report(setup, examiner, data, before, after)
-    if examiner.callback is not None and not examiner.callback.gather_examples:
-        report = replace(report, examples=())
+    report = examiner.judge.report(before, after, _facts(setup))
     metrics = _metrics(setup, before, after, report)
     tell("report", metrics)
 
@@ -75,7 +67,7 @@ def publish(
         )
         (ours / "metrics.json").write_text(json.dumps(metrics))
         write_report(ours, report)
-        (folder / "README.md").write_text(_card(setup, report), encoding="utf-8")
+        (folder / "README.md").write_text(examiner.judge.card(report), encoding="utf-8")
         if setup.spec.output.to_onnx:
             from luthier.models.onnx import export_onnx
 
@@ -92,7 +84,7 @@ def publish(
     return bundle
 
 
-def _chosen(setup: Setup, examiner: Examiner, tell: Listener) -> tuple[TextModel, bool]:
+def _chosen(setup: Setup, examiner: Examiner, tell: Listener) -> tuple[Any, bool]:
     """The model that is published, and whether it is the one that training ended with."""
     model, is_last = setup.model, True
     best = examiner.best()
@@ -100,7 +92,7 @@ def _chosen(setup: Setup, examiner: Examiner, tell: Listener) -> tuple[TextModel
         step = open_bundle(best).meta["step"]
         tell("log", {"level": "info", "message": f"the best model is that of step {step}"})
         if step != setup.position.done:
-            model = _checkpointed(setup, best)
+            model = checkpointed(setup, best)
             is_last = False
     mix = next((c for c in setup.spec.callbacks if isinstance(c, WiSEFTCallback)), None)
     if mix is not None:
@@ -113,16 +105,7 @@ def _chosen(setup: Setup, examiner: Examiner, tell: Listener) -> tuple[TextModel
     return model, is_last
 
 
-def _checkpointed(setup: Setup, checkpoint: Path) -> TextModel:
-    if setup.model.adapter is None:
-        device = str(setup.device.torch)
-        return load_text_model(setup.spec.model, artifact=checkpoint, device=device)
-    model: TextModel = pretrained(setup)
-    restore(model, read_state(checkpoint / OURS)[2]["trainable"])
-    return model
-
-
-def _interpolate(model: TextModel, start: TextModel, alpha: float, *, new_head: bool) -> None:
+def _interpolate(model: Any, start: Any, alpha: float, *, new_head: bool) -> None:
     """WiSE-FT: ``alpha * tuned + (1 - alpha) * start``, in place, for what was trained.
 
     A new head has no pretrained weights to be mixed with: it stays as tuned.
@@ -134,24 +117,13 @@ def _interpolate(model: TextModel, start: TextModel, alpha: float, *, new_head: 
                 parameter.lerp_(origin[name].to(parameter.device), 1 - alpha)
 
 
-def _report(
-    setup: Setup,
-    examiner: Examiner,
-    data: Data,
-    before: Evaluation | None,
-    after: Evaluation | None,
-) -> Report:
+def _facts(setup: Setup) -> dict[str, Any]:
+    """What a report says of any run."""
     spec, training = setup.spec, setup.spec.training
-    return build_report(
-        Path(spec.model.name).name,
-        before=before,
-        after=after,
-        evaluation_set=examiner.set,
-        seed=training.seed,
-        run={
+    return {
+        "run": {
+            "task": spec.task,
             "model": spec.model.name,
-            "loss": spec.objective.loss,
-            "miner": spec.objective.miner,
             "optimizer": training.optim,
             "learning rate": training.learning_rate,
             "schedule": training.lr_scheduler_type,
@@ -160,17 +132,16 @@ def _report(
             "steps": setup.position.done,
             "seed": training.seed,
         },
-        data=facts.describe(data.train),
-        losses=setup.history.losses,
-        learning_rates=setup.history.learning_rates,
-        evaluations=setup.history.evaluations,
-        environment={
+        "losses": setup.history.losses,
+        "learning_rates": setup.history.learning_rates,
+        "evaluations": setup.history.evaluations,
+        "environment": {
             "device": str(setup.device.torch),
             "precision": setup.device.precision,
             "threads": torch.get_num_threads(),
             "seconds": round(setup.position.seconds, 1),
         },
-        lineage={
+        "lineage": {
             "spec": spec.id,
             "model": spec.model.name,
             "artifact": spec.model.artifact,
@@ -178,25 +149,10 @@ def _report(
             "train data sha256": spec.data.train.sha256,
             "evaluation data": spec.data.eval.uri if spec.data.eval else None,
         },
-    )
+    }
 
 
-def _card(setup: Setup, report: Report) -> str:
-    """The model card. A catalog model's licence and languages are known; others are not."""
-    name = setup.spec.model.name
-    known = {card.name: card.facts for card in cards("model")}.get(name, {})
-    languages = known.get("languages")
-    return model_card(
-        report,
-        base_model=known.get("hub_id") or name,
-        license=known.get("license"),
-        language=str(languages) if languages else None,
-    )
-
-
-def _metrics(
-    setup: Setup, before: Evaluation | None, after: Evaluation | None, report: Report
-) -> dict[str, Any]:
+def _metrics(setup: Setup, before: Any, after: Any, report: Report) -> dict[str, Any]:
     found: dict[str, Any] = {"steps": setup.position.done}
     if setup.history.losses:
         found["train_loss"] = setup.history.losses[-1]

@@ -55,7 +55,8 @@ def read_data(spec: JobSpec, place: Place, tell: Listener) -> Data:
     return Data(train, held_out, queries, index)
 
 
-def _load(source: Source, csv: CSVOptions, place: Place, tell: Listener) -> Dataset:
+def located(source: Source, place: Place) -> Path:
+    """The local file of a source. Raises DataError when it is not what was submitted."""
     path = local_file(source.uri, place.cache, place.blobs)
     if source.sha256 is not None and sha256_of(path) != source.sha256:
         raise DataError(
@@ -63,7 +64,11 @@ def _load(source: Source, csv: CSVOptions, place: Place, tell: Listener) -> Data
             file=source.uri,
             hint="submit the job again to train on the new content",
         )
-    dataset = load_dataset(path, csv, place.cache, name=source.uri)
+    return path
+
+
+def _load(source: Source, csv: CSVOptions, place: Place, tell: Listener) -> Dataset:
+    dataset = load_dataset(located(source, place), csv, place.cache, name=source.uri)
     columns = ", ".join(f"{role} ← {column}" for role, column in dataset.mapping.items())
     message = f"{source.uri}: {len(dataset):,} rows, {dataset.form} ({columns})"
     for text in (message, *dataset.notes):

@@ -8,13 +8,14 @@ from typing import Any
 
 from luthier.engine import preflight
 from luthier.engine.control import Control, Listener, ignore, keep_going
-from luthier.engine.examine import Examiner, save_checkpoint
+from luthier.engine.examine import Examiner, Judge, save_checkpoint
+from luthier.engine.judge_retrieval import RetrievalJudge
 from luthier.engine.loop import Loop
 from luthier.engine.precision import settled
 from luthier.engine.publish import finished, publish
 from luthier.engine.read import Place, read_data
 from luthier.engine.resolved import RESOLVED, Resolved
-from luthier.engine.setup import prepare
+from luthier.engine.setup import Setup, prepare
 from luthier.engine.state import restore_random_states
 from luthier.spec import JobSpec
 from luthier.store.bundle import Bundle
@@ -51,11 +52,8 @@ def run(
 
 
 def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control) -> Bundle:
-    tell("stage", {"name": "reading the data"})
-    data = read_data(spec, place, tell)
-    setup = prepare(spec, place, data, tell)
-    preflight.say(preflight.preflight(setup, data), setup.plan.notes, tell)
-    examiner = Examiner(setup, data, tell, control)
+    setup, judge = _prepared(spec, place, tell, control)
+    examiner = Examiner(setup, judge, tell)
     before = examiner.before()
     tell("stage", {"name": "training"})
     if setup.random is not None:
@@ -78,4 +76,19 @@ def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control) -> B
         loop.train()
     finally:
         setup.close()
-    return publish(setup, examiner, data, before, tell)
+    return publish(setup, examiner, before, tell)
+
+
+def _prepared(spec: JobSpec, place: Place, tell: Listener, control: Control) -> tuple[Setup, Judge]:
+    tell("stage", {"name": "reading the data"})
+    if spec.task == "embedding":
+        data = read_data(spec, place, tell)
+        setup = prepare(spec, place, data, tell)
+        preflight.say(preflight.preflight(setup, data), setup.plan.notes, tell)
+        return setup, RetrievalJudge(setup, data, tell, control)
+    from luthier.engine.judge_task import TaskJudge
+    from luthier.engine.task_setup import prepare_task, read_examples
+
+    rows = read_examples(spec, place, tell)
+    setup = prepare_task(spec, place, rows, tell, control)
+    return setup, TaskJudge(setup, rows, tell, control)

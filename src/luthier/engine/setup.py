@@ -12,7 +12,7 @@ import numpy as np
 
 from luthier.batches import Plan, make_plan
 from luthier.data import Dataset, facts
-from luthier.engine.control import Listener, ignore
+from luthier.engine.control import Listener
 from luthier.engine.device import Device
 from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.memory import MOST_ROWS, rows_that_fit
@@ -63,7 +63,7 @@ class Setup:
     place: Place
     device: Device
     model: Any
-    learner: EmbeddingLearner
+    learner: Any
     plan: Plan
     optimization: Optimization
     position: Position
@@ -72,6 +72,7 @@ class Setup:
     batch_size: int
     random: dict[str, Any] | None  # from a checkpoint; restored just before the first step
     tokenized: Tokenized | None
+    load: Callable[[Path | None], Any]  # the model of a checkpoint, or as it was before this run
 
     def close(self) -> None:
         """Stop what still works in the background once training has ended."""
@@ -104,9 +105,14 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
     resolved = Resolved(place.folder / RESOLVED)
     precision = resolve_precision(training, resolved, place.cache, tell)
     device = Device(training.device, precision)
-    checkpoint = newest_bundle(checkpoints(place), _say_bad(tell))
+    checkpoint = newest_bundle(checkpoints(place), say_bad(tell))
+
+    def load(checkpoint: Path | None) -> Any:
+        return _load_model(spec, place, checkpoint, device)
+
     seed_everything(training.seed)
-    model = _load_model(spec, place, checkpoint, device, tell)
+    tell("stage", {"name": "loading the model"})
+    model = load(checkpoint.path if checkpoint is not None else None)
     wants = needs(spec.objective)
     dataset = train_form(data.train, spec)
     objective = build_objective(
@@ -127,7 +133,7 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         seed=training.seed,
         objective=wants,
     )
-    total_steps = _total_steps(spec, plan)
+    total_steps = total_steps_of(spec, plan)
     seen = rows_seen(plan, total_steps, len(dataset))
     tokenized = tokenize_once(model, dataset, place.cache, seen)
     learner.texts = tokenized or learner.texts
@@ -168,9 +174,10 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         batch_size,
         None,
         tokenized,
+        load,
     )
     if checkpoint is not None:
-        _restore(setup, checkpoint, tell)
+        restore_setup(setup, checkpoint, tell)
     else:
         seed_everything(training.seed)
     return setup
@@ -187,13 +194,10 @@ def train_form(dataset: Dataset, spec: JobSpec) -> Dataset:
     return dataset if used == dataset.form else dataset.as_labelled()
 
 
-def _load_model(
-    spec: JobSpec, place: Place, checkpoint: Bundle | None, device: Device, tell: Listener
-) -> Any:
-    tell("stage", {"name": "loading the model"})
+def _load_model(spec: JobSpec, place: Place, checkpoint: Path | None, device: Device) -> Any:
     adapted = spec.adapter.lora_r is not None  # a checkpoint has its adapters beside the model
     if checkpoint is not None and not adapted:
-        source: Path | None = checkpoint.path
+        source: Path | None = checkpoint
     else:
         source = place.artifacts(spec.model.artifact) if spec.model.artifact else None
     model = load_text_model(spec.model, artifact=source, device=str(device.torch))
@@ -209,12 +213,22 @@ def pretrained(setup: Setup) -> Any:
     states = random_states()
     seed_everything(setup.spec.training.seed)
     try:
-        return _load_model(setup.spec, setup.place, None, setup.device, ignore)
+        return setup.load(None)
     finally:
         restore_random_states(states)
 
 
-def _restore(setup: Setup, checkpoint: Bundle, tell: Listener) -> None:
+def checkpointed(setup: Setup, checkpoint: Path) -> Any:
+    """The model of a checkpoint of this run."""
+    if setup.model.adapter is None:
+        return setup.load(checkpoint)
+    model = pretrained(setup)
+    restore(model, read_state(checkpoint / OURS)[2]["trainable"])
+    return model
+
+
+def restore_setup(setup: Setup, checkpoint: Bundle, tell: Listener) -> None:
+    """Put a run where its checkpoint was. Its model has been loaded already."""
     position, history, parts, random = read_state(checkpoint.path / OURS)
     setup.learner.objective.load_state_dict(parts["objective"])
     restore(setup.model, parts.get("trainable", {}))
@@ -230,7 +244,9 @@ def prune(folder: Path, keep: int) -> None:
         atomic.remove(path)
 
 
-def _say_bad(tell: Listener) -> Callable[[Path, CorruptBundle], None]:
+def say_bad(tell: Listener) -> Callable[[Path, CorruptBundle], None]:
+    """Tells of checkpoints that are damaged."""
+
     def say(path: Path, error: CorruptBundle) -> None:
         message = f"checkpoint {path.name} is damaged and is passed over: {error.message}"
         tell("log", {"level": "warning", "message": message})
@@ -238,7 +254,8 @@ def _say_bad(tell: Listener) -> Callable[[Path, CorruptBundle], None]:
     return say
 
 
-def _total_steps(spec: JobSpec, plan: Plan) -> int:
+def total_steps_of(spec: JobSpec, plan: Plan) -> int:
+    """Optimizer steps of a whole run."""
     if spec.training.max_steps >= 0:
         return spec.training.max_steps
     return math.ceil(spec.training.num_train_epochs * plan.steps_per_epoch)

@@ -46,15 +46,15 @@ def model_card(
         header["model-index"] = _index(report)
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---",
-        f"# {_inline(report.name)}",
-        f"{_inline(base_model)}, tuned by luthier. {sentence(report)}",
+        f"# {inline(report.name)}",
+        f"{inline(base_model)}, tuned by luthier. {sentence(report)}",
         f"## Use\n\n{_USE}",
-        _measured(report),
-        _listed("Training", report.run),
-        _listed("Data", report.data),
-        _listed("Lineage", report.lineage),
-        _listed("Environment", report.environment),
-        "## Licence\n\n" + _licence(base_model, license),
+        measured(report),
+        listed("Training", report.run),
+        listed("Data", report.data),
+        listed("Lineage", report.lineage),
+        listed("Environment", report.environment),
+        "## Licence\n\n" + licence(base_model, license),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -73,7 +73,8 @@ def _index(report: Report) -> list[dict[str, Any]]:
     ]
 
 
-def _measured(report: Report) -> str:
+def measured(report: Report) -> str:
+    """Metrics before and after, with intervals; empty where nothing was measured."""
     found = report.comparison
     if found is None:
         return ""
@@ -84,7 +85,11 @@ def _measured(report: Report) -> str:
     for name in found.after:
         cells = (_cell(s[name], "+" if n == "difference" else "") for n, s in sides.items())
         lines.append(f"| {report.metric_name(name)} | {' | '.join(cells)} |")
-    shown = {k: v for k, v in report.evaluation.items() if k not in ("notes", "set_id", "kind")}
+    shown = {
+        k: v
+        for k, v in report.evaluation.items()
+        if k not in ("notes", "set_id", "kind", "less_is_better")
+    }
     counts = found.counts
     below = (
         f"In brackets: {found.confidence:.0%} intervals, paired bootstrap over {found.n:,} items, "
@@ -92,7 +97,7 @@ def _measured(report: Report) -> str:
         f"{counts.ties:,} tied (sign test p = {counts.p:.2g}). "
         f"Measured with {', '.join(f'{k} {v}' for k, v in shown.items())}."
     )
-    notes = "".join(f"\n- {_inline(note)}" for note in report.evaluation.get("notes", ()))
+    notes = "".join(f"\n- {inline(note)}" for note in report.evaluation.get("notes", ()))
     return "## Evaluation\n\n" + "\n".join(lines) + f"\n\n{below}" + (notes and f"\n{notes}")
 
 
@@ -100,18 +105,20 @@ def _cell(found: Interval, sign: str) -> str:
     return f"{found.value:{sign}.3f} [{found.low:{sign}.3f}, {found.high:{sign}.3f}]"
 
 
-def _listed(title: str, facts: Mapping[str, Any]) -> str:
+def listed(title: str, facts: Mapping[str, Any]) -> str:
+    """A section with one line a fact."""
     if not facts:
         return ""
-    return f"## {title}\n\n" + "\n".join(f"- {_inline(k)}: {_inline(v)}" for k, v in facts.items())
+    return f"## {title}\n\n" + "\n".join(f"- {inline(k)}: {inline(v)}" for k, v in facts.items())
 
 
-def _licence(base_model: str, license: str | None) -> str:
+def licence(base_model: str, license: str | None) -> str:
+    """What binds the tuned weights."""
     if license is None:
-        return f"The licence of {_inline(base_model)} is not known here: look it up before use."
-    return f"The base model, {_inline(base_model)}, is licensed under {_inline(license)}."
+        return f"The licence of {inline(base_model)} is not known here: look it up before use."
+    return f"The base model, {inline(base_model)}, is licensed under {inline(license)}."
 
 
-def _inline(value: object) -> str:
+def inline(value: object) -> str:
     """One line of Markdown that shows the value as it is, markup and all."""
     return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(str(value).split()))

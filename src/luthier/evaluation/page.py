@@ -92,7 +92,9 @@ def _bars(report: Report, found: Comparison) -> str:
 
 def _evaluations(report: Report) -> tuple[str, str] | None:
     """The name and the curve of the main metric over the evaluations; None without any."""
-    name = next((n for n in _DRAWN if any(n in e for e in report.evaluations)), None)
+    main = (report.comparison.main,) if report.comparison else ()
+    drawn = (*main, *_DRAWN)
+    name = next((n for n in drawn if any(n in e for e in report.evaluations)), None)
     if name is None:
         return None
     kept = [e for e in report.evaluations if e.get(name) is not None]

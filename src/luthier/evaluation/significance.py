@@ -109,7 +109,7 @@ def compare(
         )
     names, n = SHOWN[after.kind], len(after)
     first, second = _statistics(before), _statistics(after)
-    draws = [np.stack([first(c), second(c)]) for c in _resampled(n, resamples, seed)]
+    draws = [np.stack([first(c), second(c)]) for c in resamples_of(n, resamples, seed)]
     both = np.concatenate(draws, axis=1)  # [2, resamples, metrics]
 
     def side(values: Array, sample: Array) -> dict[str, Interval]:
@@ -123,7 +123,7 @@ def compare(
     old = np.array([before.metrics[name] for name in names])
     new = np.array([after.metrics[name] for name in names])
     difference = side(new - old, both[1] - both[0])
-    verdict, reason = _verdict(difference[after.main], after.main, n, confidence)
+    verdict, reason = verdict_of(difference[after.main], after.main, n, confidence)
     hits = None
     if after.kind == "retrieval":
         hits = _count(after.per_query["hit_at_k"] - before.per_query["hit_at_k"])
@@ -152,8 +152,15 @@ def intervals(
     ).after
 
 
-def _verdict(difference: Interval, main: str, n: int, confidence: float) -> tuple[Verdict, str]:
-    sign = -1 if main in LESS_IS_BETTER else 1
+def verdict_of(
+    difference: Interval,
+    main: str,
+    n: int,
+    confidence: float,
+    less_is_better: frozenset[str] = LESS_IS_BETTER,
+) -> tuple[Verdict, str]:
+    """The verdict that an interval allows, and its reason."""
+    sign = -1 if main in less_is_better else 1
     low, high = sorted((sign * difference.low, sign * difference.high))
     span = f"{confidence:.0%} interval of the difference in {main}: {low:+.3f} to {high:+.3f}"
     if n < FEWEST_QUERIES:
@@ -194,7 +201,7 @@ def _gains(before: Evaluation, after: Evaluation) -> Array:
     return nearer
 
 
-def _resampled(n: int, resamples: int, seed: int) -> Iterator[Array]:
+def resamples_of(n: int, resamples: int, seed: int) -> Iterator[Array]:
     """How often each of n queries is drawn, float64 [chunk, n], in chunks of bounded size.
 
     The draws depend on n, resamples and seed only, so before and after share them.

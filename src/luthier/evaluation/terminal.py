@@ -86,7 +86,9 @@ def _distinct(found: Comparison) -> list[str]:
 def _title(report: Report) -> str:
     measured = report.evaluation
     sizes = {
-        k: v for k, v in measured.items() if k in ("queries", "texts searched", "pairs", "triplets")
+        k: v
+        for k, v in measured.items()
+        if k in ("queries", "texts searched", "pairs", "triplets", "rows")
     }
     return ", ".join(f"{value:,} {name}" for name, value in sizes.items())
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from luthier.errors import ModelError
 
 if TYPE_CHECKING:
+    from luthier.models.task import TaskModel
     from luthier.models.text import TextModel
     from luthier.spec import AdapterSpec
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _NAME = "default"
 
 
-def add_lora(model: TextModel, spec: AdapterSpec, where: str) -> None:
+def add_lora(model: TextModel | TaskModel, spec: AdapterSpec, where: str) -> None:
     """Put adapters into the encoder; its own weights no longer train. A head still does.
 
     With fixed layers only those above them get adapters. A is drawn from torch's global random
@@ -59,13 +60,13 @@ def add_lora(model: TextModel, spec: AdapterSpec, where: str) -> None:
     model.adapter = config
 
 
-def trainable(model: TextModel) -> dict[str, Tensor]:
+def trainable(model: TextModel | TaskModel) -> dict[str, Tensor]:
     """What trains, by name: adapters, and a head. All that a checkpoint must bear beside the
     pretrained weights."""
     return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def restore(model: TextModel, saved: dict[str, Tensor]) -> None:
+def restore(model: TextModel | TaskModel, saved: dict[str, Tensor]) -> None:
     """The inverse of ``trainable``."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -73,7 +74,7 @@ def restore(model: TextModel, saved: dict[str, Tensor]) -> None:
             parameters[name].copy_(tensor)
 
 
-def merge(model: TextModel) -> None:
+def merge(model: TextModel | TaskModel) -> None:
     """Add the products into the weights, in float32, and take the adapters out: for good."""
     if model.adapter is None:
         return
@@ -86,7 +87,7 @@ def merge(model: TextModel) -> None:
 
 
 @contextmanager
-def merged(model: TextModel) -> Iterator[None]:
+def merged(model: TextModel | TaskModel) -> Iterator[None]:
     """The plain model for a while; afterwards each weight is what it was, bit for bit."""
     if model.adapter is None:  # the usual case, which need not wait for peft
         yield
@@ -106,19 +107,30 @@ def merged(model: TextModel) -> Iterator[None]:
                 layer.get_base_layer().weight.copy_(weight)
 
 
-def save_adapter(model: TextModel, folder: Path) -> None:
+def save_adapter(model: TextModel | TaskModel, folder: Path) -> None:
     """Write ``adapter_model.safetensors`` and ``adapter_config.json`` as peft lays them out:
     ``PeftModel.from_pretrained(the pretrained encoder, folder)`` opens them."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
+    root = getattr(model, "peft_root", model.encoder)
+    inside = {id(parameter) for parameter in model.encoder.parameters()}
+    heads = [
+        (name, parameter)
+        for name, parameter in root.named_parameters()
+        if id(parameter) not in inside and parameter.requires_grad
+    ]
     state = {
         f"base_model.model.{name.replace(f'.{_NAME}', '')}": parameter.detach().clone()
-        for name, parameter in model.encoder.named_parameters()
-        if "lora_" in name
+        for name, parameter in [
+            *((n, p) for n, p in root.named_parameters() if "lora_" in n),
+            *heads,
+        ]
     }
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {k: v for k, v in model.adapter.to_dict().items() if k != "runtime_config"}
+    if heads:  # trained whole beside the adapters
+        config["modules_to_save"] = sorted({name.split(".", 1)[0] for name, _ in heads})
     config["base_model_name_or_path"] = None  # a path of this machine says nothing elsewhere
     text = json.dumps(config, default=_plain, indent=2, sort_keys=True)
     (folder / "adapter_config.json").write_text(text)

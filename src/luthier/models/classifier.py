@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from luthier.models.depths import layer_list
 from luthier.models.execution import Execution, embed
-from luthier.models.text import layer_list
 from luthier.models.tokenizing import Tokenizing, has_types
 from luthier.models.tokens import Tokens
 

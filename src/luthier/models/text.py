@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from luthier.errors import ModelError
 from luthier.models.adapters import merged
 from luthier.models.batching import Progress, check_texts
+from luthier.models.depths import depths_of, layer_list, layers_of
 from luthier.models.execution import Execution, embed, encode
 from luthier.models.freezing import Prefix, embed_above, fixed_modules
 from luthier.models.tokenizing import Tokenizing, has_types
@@ -23,10 +24,6 @@ from luthier.models.tokens import Tokens
 
 #: Texts that ``encode`` tokenizes and sorts by length together; bounds its memory.
 _TOKENIZED_TOGETHER = 16_384
-
-#: Parameters that feed all layers, wherever they are registered: T5 keeps the bias that its
-#: layers share in the first of them, MPNet behind the last.
-_BOTTOM = ("embed", "relative_attention_bias")
 
 
 class TextModel(Tokenizing, nn.Module):
@@ -146,18 +143,7 @@ class TextModel(Tokenizing, nn.Module):
         norm, pooler, pooling, heads). Layers are the longest outermost ``ModuleList`` of the
         encoder; one that shares its layers (ALBERT) has as many as it stores.
         """
-        prefix, top = _layers_of(self.encoder), self.layers + 1
-        below = True  # what is registered before the first layer feeds it
-        of_parameter: dict[int, int] = {}
-        for name, parameter in self.encoder.named_parameters():
-            inside = bool(prefix) and name.startswith(prefix)
-            below = below and not inside
-            if below or any(word in name for word in _BOTTOM):
-                depth = 0
-            else:
-                depth = _index_after(name, prefix) + 1 if inside else top
-            of_parameter[id(parameter)] = depth
-        return [(n, p, of_parameter.get(id(p), top)) for n, p in self.named_parameters()]
+        return depths_of(self, self.encoder)
 
     @property
     def layer_list(self) -> str:
@@ -167,9 +153,7 @@ class TextModel(Tokenizing, nn.Module):
     @property
     def layers(self) -> int:
         """Depth of the encoder's last layer: what ``depths`` puts above it is L + 1."""
-        prefix = _layers_of(self.encoder)
-        inside = (n for n, _ in self.encoder.named_parameters() if prefix and n.startswith(prefix))
-        return max((_index_after(name, prefix) + 1 for name in inside), default=0)
+        return layers_of(self.encoder)
 
     def save(self, folder: Path) -> None:
         """Write a folder that ``SentenceTransformer(folder)`` opens.
@@ -202,26 +186,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def layer_list(encoder: nn.Module) -> str:
-    """Name of an encoder's list of layers; empty where it has none."""
-    return _layers_of(encoder).removesuffix(".")
-
-
-def _layers_of(encoder: nn.Module) -> str:
-    """Name, with a dot, of the longest ModuleList that lies in no other."""
-    lists = {n: m for n, m in encoder.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
-    outermost = {
-        n: len(m)
-        for n, m in lists.items()
-        if not any(n.startswith(f"{o}.") for o in lists if o != n)
-    }
-    return f"{max(outermost, key=lambda n: outermost[n])}." if outermost else ""
-
-
-def _index_after(name: str, prefix: str) -> int:
-    return int(name[len(prefix) :].split(".", 1)[0])
 
 
 def _default_prompt(model: Any) -> tuple[str, int]:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from luthier.errors import Problem, SpecError, nearest
 from luthier.spec.callbacks import CallbackSpec
 from luthier.spec.options import Options
+from luthier.spec.processing import ProcessingSpec
 from luthier.spec.source import CSVOptions, Frozen, Source
 
 
@@ -99,6 +100,8 @@ class TrainingSpec(Frozen):
     faster on the device, else fp32.
     execution: how texts go through the encoder, "auto" takes the fastest that proves itself;
     "padded" is the plain path of other trainers.
+    warmup_ratio: share of the steps that warm up, where num_warmup_steps says nothing.
+    label_smoothing_factor: of the targets of a task; Szegedy et al. 2016, section 7.
     """
 
     optim: str = "Adam"
@@ -107,6 +110,7 @@ class TrainingSpec(Frozen):
     lr_scheduler_type: str = "constant"
     lr_scheduler_kwargs: Options = Field(default_factory=dict)
     num_warmup_steps: int = Field(default=0, ge=0)
+    warmup_ratio: float = Field(default=0.0, ge=0, le=1)
     num_training_steps: int | Literal["auto"] = "auto"
     scheduler_step: Literal["batch", "epoch"] = "batch"
     num_train_epochs: float = Field(default=5, ge=0, allow_inf_nan=False)
@@ -115,6 +119,7 @@ class TrainingSpec(Frozen):
     per_device_eval_batch_size: int = Field(default=32, ge=1)
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     max_grad_norm: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    label_smoothing_factor: float = Field(default=0.0, ge=0, lt=1)
     sampler: Literal["auto", "class", "random"] = "auto"
     num_items_per_class: int = Field(default=4, ge=1)
     seed: int = Field(default=42, ge=0, lt=2**32)
@@ -133,14 +138,29 @@ class OutputSpec(Frozen):
     public: bool = False
 
 
+#: What a model is tuned for: vectors of texts, or a task with a head of its own.
+TaskName = Literal[
+    "embedding",
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "summarization",
+    "translation",
+    "text-generation",
+    "chat-completion",
+    "image-classification",
+]
+
+
 class JobSpec(Frozen):
     """One job. Equal specs have equal ids, whichever door they came through."""
 
     version: Literal[1] = 1
-    task: Literal["embedding"] = "embedding"
+    task: TaskName = "embedding"
     model: ModelSpec
     adapter: AdapterSpec = AdapterSpec()
     data: DataSpec
+    processing: ProcessingSpec = ProcessingSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
     training: TrainingSpec = TrainingSpec()
     callbacks: tuple[CallbackSpec, ...] = ()

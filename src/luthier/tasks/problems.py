@@ -23,14 +23,13 @@ _OF_VECTORS = {"sampler": "auto", "num_items_per_class": 4}
 
 def problems(spec: JobSpec) -> list[Problem]:
     """Everything that does not fit the task; empty for a spec that can be queued."""
-    found = [
+    return [
         *processing_problems(spec.task, spec.processing),
         *_objective(spec),
         *_model(spec),
         *_callbacks(spec),
         *_training(spec),
     ]
-    return found
 
 
 def _objective(spec: JobSpec) -> list[Problem]:

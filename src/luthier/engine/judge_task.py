@@ -1,0 +1,144 @@
+"""Judges models with a task's head: its metrics on rows held out, and their loss."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.engine.control import Control, Listener
+from luthier.engine.examine import obeying
+from luthier.engine.features import Features
+from luthier.engine.setup import Setup
+from luthier.engine.task_learner import TaskLearner
+from luthier.engine.task_setup import TaskData
+from luthier.evaluation.report import Report, versions
+from luthier.evaluation.scored_task import TaskEvaluation, compare_scores
+from luthier.evaluation.task_card import task_card
+from luthier.tasks.scores import Scores
+
+#: Resamples where each is a pass over counts of classes; as many as for retrieval.
+_RESAMPLES = 10_000
+
+
+class TaskJudge:
+    """Predicts for the rows held out, and scores what was predicted.
+
+    Texts that have to be generated word by word are generated before and after training;
+    during training only where a callback monitors a metric of them.
+    """
+
+    def __init__(self, setup: Setup, data: TaskData, tell: Listener, control: Control) -> None:
+        self.setup, self.task, self.tell = setup, data.task, tell
+        self.examples, self.train = data.held_out, data.train
+        self._obey = obeying(control)
+        self._held_out = self._learner()
+        monitors = {getattr(callback, "monitor", "") for callback in setup.spec.callbacks}
+        measured = {metric.name for metric in data.task.metrics}
+        self._quick = data.task.auto_class != "AutoModelForSeq2SeqLM" or bool(monitors & measured)
+
+    def validation_loss(self) -> float | None:
+        """Mean over the targets of the rows held out."""
+        learner = self._held_out
+        if learner is None:
+            return None
+        learner.mode(training=False)
+        total, weights, size = 0.0, 0, self.setup.spec.training.per_device_eval_batch_size
+        order = np.argsort(-learner.features.lengths, kind="stable")
+        for start in range(0, len(order), size):
+            self._obey()
+            batch = learner.collated(order[start : start + size], size)
+            weight = sum(learner.targets(part) for part in batch)
+            total, weights = total + learner.loss(batch) * weight, weights + weight
+        return total / max(1, weights)
+
+    def evaluate(self, model: Any) -> TaskEvaluation | None:
+        """The task's metrics of a model on the rows held out."""
+        if self.examples is None:
+            return None
+        self.tell("stage", {"name": "evaluating"})
+        started = time.perf_counter()
+        predictions = self.task.predict(
+            model.model,
+            self.examples,
+            model.processor,
+            batch_size=self.setup.spec.training.per_device_eval_batch_size,
+            obey=self._obey,
+        )
+        scores = self.task.score(predictions, self.examples)
+        seconds = time.perf_counter() - started
+        return TaskEvaluation(
+            self.task.name, self.examples.rows.id, scores.metrics, dict(scores.per_row), seconds
+        )
+
+    def evaluate_quickly(self, model: Any) -> TaskEvaluation | None:
+        return self.evaluate(model) if self._quick else None
+
+    def read(self, record: dict[str, Any]) -> TaskEvaluation:
+        return TaskEvaluation.from_dict(record)
+
+    def report(
+        self, before: TaskEvaluation | None, after: TaskEvaluation | None, told: dict[str, Any]
+    ) -> Report:
+        spec = self.setup.spec
+        facts = {
+            "rows": len(self.train),
+            "columns": dict(self.train.columns),
+            "classes": len(self.train.labels) or None,
+        }
+        told = told | {"data": facts, "environment": versions() | told["environment"]}
+        name = Path(spec.model.name).name
+        if before is None or after is None or self.examples is None:
+            return Report(name, **told)
+        best = next(m for m in (*self.task.metrics, self.task.best) if m.name in after.metrics)
+        less = {m.name for m in (*self.task.metrics, self.task.best) if not m.greater_is_better}
+
+        def resample(found: TaskEvaluation) -> Any:
+            scores = Scores(found.metrics, found.per_row)
+            return lambda counts: self.task.resampled(scores, counts)
+
+        comparison = compare_scores(
+            before,
+            after,
+            (resample(before), resample(after)),
+            main=best.name,
+            less_is_better=frozenset(less),
+            n=len(self.examples),
+            seed=spec.training.seed,
+            resamples=_RESAMPLES,
+        )
+        measured = {
+            "kind": self.task.name,
+            "rows": len(self.examples),
+            "less_is_better": sorted(less & set(after.metrics)),
+            "notes": [],
+            "set_id": after.set_id,
+            "seconds": round(before.seconds + after.seconds, 1),
+        }
+        return Report(name, evaluation=measured, comparison=comparison, **told)
+
+    def card(self, report: Report) -> str:
+        return task_card(
+            report,
+            task=self.task.name,
+            auto_class=self.task.auto_class,
+            base_model=self.setup.spec.model.name,
+        )
+
+    def _learner(self) -> TaskLearner | None:
+        if self.examples is None:
+            return None
+        learner = self.setup.learner
+        features = Features(
+            self.task,
+            self.examples,
+            self.setup.model.processor,
+            self.setup.place.cache,
+            self._obey,
+        )
+        collate = self.task.collator(self.setup.model.processor, self.setup.model.model)
+        return TaskLearner(
+            self.setup.model, features, collate, learner.device, at_once=learner.at_once
+        )
