@@ -67,7 +67,7 @@ def test_lines_are_those_of_an_editor_also_after_taking(tmp_path):
     csv = read(tmp_path, 'text,label\n"a\nb",0\n\nc,1\nd,1\n', "a.csv")
     assert [csv.line(i) for i in range(3)] == [2, 5, 6]
     assert [csv.take([2, 0]).line(i) for i in range(2)] == [6, 2]
-    assert csv.take([2, 1]).take([1]).line(0) == 5
+    assert csv.take([2, 1]).take([0]).line(0) == 6
     array = read(tmp_path, json.dumps(ROWS, indent=1), "a.json")
     lines = json.dumps(ROWS, indent=1).split("\n")
     starts = [i for i, line in enumerate(lines, 1) if line == " {"]
@@ -154,6 +154,13 @@ def test_parts_are_disjoint_whole_and_the_same_again():
     other = split_rows(rows, THREE_WAYS, seed=2)
     assert other["test"].column("n").to_pylist() != numbers["test"]
     assert {len(part) for part in split_rows(rows, TWO_WAYS).values()} <= {82, 83, 20, 21}
+
+
+def test_a_class_of_one_row_is_always_learnt():
+    labels = ["common"] * 300 + [f"once {i}" for i in range(40)]
+    parts = split_rows(rows_of(labels), THREE_WAYS, seed=5, stratify_by="label")
+    assert set(parts["train"].column("label").to_pylist()) == set(labels)
+    assert len(parts["test"]) > 20
 
 
 def test_equal_rows_stay_together():

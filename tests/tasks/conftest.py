@@ -133,7 +133,7 @@ def plain_mbart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = MBartConfig(
         vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1,
         encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64,
-        decoder_ffn_dim=64, max_position_embeddings=64, dropout=0.0,
+        decoder_ffn_dim=64, max_position_embeddings=64, dropout=0.0, decoder_start_token_id=2,
     )  # fmt: skip
     torch.manual_seed(0)
     MBartForConditionalGeneration(config).save_pretrained(folder)

@@ -9,7 +9,7 @@ import torch
 from luthier.errors import DataError, SpecError
 from luthier.spec import ProcessingSpec
 from luthier.tasks import squad
-from luthier.tasks.question_answering import QuestionAnswering
+from luthier.tasks.question_answering import QuestionAnswering, tokens_of
 from luthier.tasks.scores import Predictions
 
 WORDS = [f"{a}{b}{c}" for a in "bdgkl" for b in "aeo" for c in ("n", "tis", "rabo", "ku")]
@@ -69,6 +69,14 @@ def test_every_answer_inside_a_window_is_found_back(rows, plain_bert, limit, str
         assert set(lost) <= {" "}, "every character of a context is in a window"
     if stride:
         assert whole == set(range(12))
+
+
+def test_an_answer_has_no_token_that_only_touches_it():
+    spans = [None, (0, 2), (2, 5), (5, 6), (6, 8), None]
+    assert tokens_of((2, "tom"), spans) == (2, 2)
+    assert tokens_of((3, "o"), spans) == (2, 2), "half a token is a token"
+    assert tokens_of((0, "it"), spans) == (1, 1)
+    assert tokens_of((6, "me!"), spans) is None
 
 
 def test_windows_share_the_stride(rows, plain_bert):

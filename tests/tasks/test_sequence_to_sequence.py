@@ -135,6 +135,10 @@ def test_multilingual_models_are_told_the_languages(rows, plain_mbart):
     inputs = {"input_ids": torch.tensor([feature["input_ids"]])}
     out = model.generate(**inputs, max_new_tokens=4)[0].tolist()
     assert tokenizer.convert_ids_to_tokens(out)[1] == "de_DE"
+    french = Translation(ProcessingSpec(source_lang="en", target_lang="fr"))
+    other, tokenizer = french.load(plain_mbart)
+    out = other.generate(**inputs, max_new_tokens=4)[0].tolist()
+    assert tokenizer.convert_ids_to_tokens(out)[1] == "fr_XX"
     assert len(ours.predict(model, examples, tokenizer).values) == 2
 
 

@@ -190,7 +190,10 @@ def test_metrics_of_resamples_are_those_of_the_rows_drawn():
     target, guess = random.choice(list("abc"), 40), random.choice(list("abc"), 40)
     scores = scored(target, guess)
     drawn = random.integers(0, 40, (5, 40))
-    drawn[4] = np.flatnonzero(target == "a")[0]  # one class alone
+    right = np.flatnonzero((target == "a") & (guess == "a"))[0]
+    wrong = np.flatnonzero((target == "a") & (guess == "b"))[0]
+    drawn[3] = right  # one class alone
+    drawn[4] = [right, wrong] * 20  # a class that is called, but never true
     counts = np.stack([np.bincount(d, minlength=40) for d in drawn]).astype(float)
     found = task().resampled(scores, counts)
     for b, places in enumerate(drawn):
