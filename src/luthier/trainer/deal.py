@@ -17,13 +17,14 @@ from luthier.trainer.order import Order
 Step = list[Any]
 
 _ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: spreads neighbouring numbers
+_OTHER = 0xBF58476D1CE4E5B9  # of splitmix64, for processes
 
 
 class Deal(Dataset[Step]):
     """The batches of any step by its number, for a random-access data set.
 
     What a collator or a data set draws at random (masked words, cropped images) is seeded by the
-    step: the same in a resumed run, and with any number of workers.
+    step, and the process: the same in a resumed run, and with any number of workers.
     """
 
     def __init__(self, loader: DataLoader[Any], order: Order, seed: int) -> None:
@@ -34,7 +35,7 @@ class Deal(Dataset[Step]):
         epoch, step = place
         number = epoch * self._order.steps_per_epoch + step
         before = random_states()
-        seed_everything((self._seed * _ODD + number) % 2**32)
+        seed_everything((self._seed * _ODD + self._order.process * _OTHER + number) % 2**32)
         try:
             return [self._collate(self._fetch(rows)) for rows in self._order.batches(*place)]
         finally:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.data_loader import SeedableRandomSampler
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
@@ -40,7 +40,9 @@ class Order:
         self._permutation = permutation
         self._rows, self._size, self._accumulation = rows, batch_size, accumulation
         self.batches_per_epoch = rows // batch_size if drop_last else -(-rows // batch_size)
-        self._epoch: tuple[int, np.ndarray] | None = None
+        self._drop_last = drop_last
+        self.process = 0
+        self._epoch: tuple[int, list[np.ndarray]] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -50,24 +52,57 @@ class Order:
     def batches(self, epoch: int, step: int) -> list[np.ndarray]:
         """The rows of each batch of one optimizer step: int64 [batch_size] or fewer."""
         if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = epoch, self._permutation(epoch)
+            self._epoch = epoch, self._dealt(self._permutation(epoch))
         first = step * self._accumulation
-        last = min(first + self._accumulation, self.batches_per_epoch)
-        rows = self._epoch[1]
-        return [rows[b * self._size : (b + 1) * self._size] for b in range(first, last)]
+        return self._epoch[1][first : first + self._accumulation]
+
+    def _dealt(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The batches of an epoch."""
+        starts = range(0, self.batches_per_epoch * self._size, self._size)
+        return [rows[start : start + self._size] for start in starts]
+
+
+class SharedOrder(Order):
+    """The part that one of several processes has, dealt by accelerate itself: batch by batch in
+    turn, and the last ones filled up with the first rows, so that all have equally many."""
+
+    def __init__(
+        self, permutation: Permutation, rows: int, shard: BatchSamplerShard, accumulation: int
+    ) -> None:
+        whole: Any = shard.batch_sampler
+        super().__init__(
+            permutation, rows, whole.batch_size, accumulation, drop_last=whole.drop_last
+        )
+        self.batches_per_epoch = len(shard)
+        self.process = int(shard.process_index)
+        self._shard = shard
+
+    def _dealt(self, rows: np.ndarray) -> list[np.ndarray]:
+        shard = self._shard
+        mine = BatchSamplerShard(
+            BatchSampler(rows.tolist(), self._size, self._drop_last),
+            shard.num_processes,
+            shard.process_index,
+            shard.split_batches,
+            shard.even_batches,
+        )
+        return [np.asarray(batch) for batch in mine]
 
 
 def order_of(loader: Any, accumulation: int) -> Order | None:
     """The order of a loader that transformers made, or None where only the loader knows it: data
-    without a length, a sampler of the user's own, or several processes that share the rows."""
-    dealer = getattr(loader, "batch_sampler", None)
-    # Another type: accelerate's, which deals the batches to several processes, or a user's own.
+    without a length, or a sampler of the user's own."""
+    dealer: Any = getattr(loader, "batch_sampler", None)
+    shard = dealer if type(dealer) is BatchSamplerShard else None
+    dealer = dealer if shard is None else shard.batch_sampler
     if not isinstance(loader, DataLoader) or type(dealer) is not BatchSampler:
         return None
     permutation = _permutation(dealer.sampler)
     if permutation is None:
         return None
     rows = len(cast(Any, dealer.sampler))
+    if shard is not None:
+        return SharedOrder(permutation, rows, shard, accumulation)
     return Order(permutation, rows, dealer.batch_size, accumulation, drop_last=dealer.drop_last)
 
 

@@ -12,11 +12,13 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -127,12 +129,24 @@ def _on_cpu() -> bool:
 
 
 def make_ready(args: Any) -> None:
-    """The environment that DeepSpeed wants: an accelerator that is named, and a launch."""
-    if _on_cpu():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        _without_shared_memory_collectives()
-        args.use_cpu = False  # accelerate takes it for plain data parallel; the device is a CPU
+    """The environment that DeepSpeed wants: a launch, and on a CPU processes that talk by gloo,
+    of which accelerate does not think by itself."""
     alone()
+    if not _on_cpu():
+        return
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _without_shared_memory_collectives()
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState(backend="gloo", timeout=timedelta(seconds=args.ddp_timeout))
+    del os.environ["ACCELERATE_USE_DEEPSPEED"]
+    args.use_cpu = False  # accelerate takes it for plain data parallel; the device is a CPU
+    given = args.accelerator_config
+    if isinstance(given, str):
+        given = json.loads(Path(given).read_text())
+    elif given is not None and not isinstance(given, Mapping):
+        given = given.to_dict()
+    args.accelerator_config = dict(given or {}) | {"use_configured_state": True}
 
 
 def _without_shared_memory_collectives() -> None:
@@ -225,7 +239,7 @@ def _assign(tensor: Tensor, value: Tensor) -> None:
     if not hasattr(tensor, "ds_id"):
         tensor.copy_(value)
         return
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     with GatheredParameters([tensor], modifier_rank=0):
         if torch.distributed.get_rank() == 0:
