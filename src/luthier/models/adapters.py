@@ -48,6 +48,8 @@ def add_lora(model: TextModel | TaskModel, spec: AdapterSpec, where: str) -> Non
         target_modules=list(targets) if isinstance(targets, tuple) else targets,
         use_rslora=spec.use_rslora,
         use_dora=spec.use_dora,
+        # GPT-2's kind of linear layer, which keeps its weight the other way round
+        fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.encoder.modules()),
         layers_to_transform=list(range(fixed, model.layers)) if fixed else None,
     )
     try:
