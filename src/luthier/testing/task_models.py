@@ -63,7 +63,8 @@ def tiny_t5(folder: Path, *, length: int = 64, dropout: float = 0.0) -> Path:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", end)]
     )
-    config = T5Config(
+    settings: Any = T5Config
+    config = settings(
         vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2,
         dropout_rate=dropout, pad_token_id=tokenizer.pad_token_id, eos_token_id=end,
         decoder_start_token_id=tokenizer.pad_token_id,
