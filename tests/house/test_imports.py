@@ -40,10 +40,11 @@ MAY = {
     | {"store", "data", "models", "objectives", "runs", "doors", "callback", "engine.cards",
        "engine.control", "engine.decisions", "tasks"},
     "serving": FOUNDATION | {"models", "tasks", "data"},
+    "component": PARTS | {"engine", "doors", "trainer"},
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION
     | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker",
-       "demo", "callback", "benchmark"},
+       "demo", "callback", "benchmark", "component", "engine.control"},
     "demo": FOUNDATION | {"api", "runs", "data", "store", "evaluation", "cli", "inference"},
     "benchmark": PARTS | {"engine", "demo"},
     "__main__": {"cli"},

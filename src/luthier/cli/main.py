@@ -25,6 +25,7 @@ VERBS = {
     "runs": ("runs", "List, show, follow, cancel, resume, compare, delete runs."),
     "experiments": ("experiments", "Experiments, each with its runs."),
     "models": ("models", "Which pretrained models there are, and what each takes."),
+    "component": ("component", "Fine-tune by folders: import, preprocess, finetune, evaluate."),
     "encode": ("encode", "Turn texts into vectors."),
     "worker": ("worker", "Execute runs until stopped."),
     "bench": ("bench", "luthier beside sentence-transformers' trainer, on this machine."),
