@@ -36,11 +36,25 @@ class Rows(torch.utils.data.Dataset):
         return row | {"input_ids": [3 + (i + shift) % 50 for i in row["input_ids"]]}
 
 
+class Stream(torch.utils.data.IterableDataset):
+    """Rows that come one after another."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows, self.asked = rows, []
+
+    def __iter__(self) -> Any:
+        for index, row in enumerate(self.rows):
+            self.asked.append(index)
+            yield row
+
+
 def one(here: Path, name: str, given: dict[str, Any]) -> None:
-    """Words of this file's own: task, jitter, evaluates, save_model (a folder), shared (one
+    """Words of this file's own: task, jitter, stream, evaluates, save_model (a folder), shared (one
     output folder for all ranks; else each has its own, to see who writes)."""
     task = TASKS[given.pop("task", "classification")]
-    rows = Rows(task.rows, given.pop("jitter", False))
+    rows: Any = Rows(task.rows, given.pop("jitter", False))
+    if given.pop("stream", False):
+        rows = Stream(task.rows)
     words: dict[str, Any] = {"train_dataset": rows}
     if given.pop("evaluates", False):
         words |= {"eval_dataset": task.rows[:7], "compute_metrics": accuracy}

@@ -22,6 +22,12 @@ RESUMED = {
     "plain": {"logging_steps": 3},
     "jittered": {"jitter": True, "logging_steps": 3},
     "by length": {"group_by_length": True},
+    "a stream": {
+        "stream": True,
+        "max_steps": 4,
+        # accelerate cannot cut batches that are padded to different lengths in one process
+        "accelerator_config": {"dispatch_batches": False},
+    },
 }
 
 
