@@ -93,7 +93,7 @@ def test_resampled_correlations_equal_those_of_the_drawn_rows():
     rng = np.random.default_rng(4)
     x, y = rng.integers(0, 6, 40).astype(float), rng.normal(size=40)
     evaluation = scored(x, y)
-    from luthier.evaluation.significance import resamples_of, _statistics
+    from luthier.evaluation.significance import _statistics, resamples_of
 
     counts = next(resamples_of(40, 50, seed=9))
     quick = _statistics(evaluation)(counts)

@@ -12,7 +12,7 @@ from luthier.spec import (
     ObjectiveSpec,
     WiSEFTCallback,
 )
-from luthier.tasks.cards import processing_problems
+from luthier.tasks.cards import job_problems
 
 #: What a model's options may say for a task; as ``loading.LOAD_OPTIONS``, without torch.
 MODEL_OPTIONS = ("revision", "attn_implementation", "ignore_mismatched_sizes")
@@ -24,7 +24,7 @@ _OF_VECTORS = {"sampler": "auto", "num_items_per_class": 4}
 def problems(spec: JobSpec) -> list[Problem]:
     """Everything that does not fit the task; empty for a spec that can be queued."""
     return [
-        *processing_problems(spec.task, spec.processing),
+        *job_problems(spec.task, spec.processing),
         *_objective(spec),
         *_model(spec),
         *_callbacks(spec),
