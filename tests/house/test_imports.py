@@ -150,6 +150,7 @@ def _loaded_after(program: str) -> set[str]:
         "luthier.cli.jobs",
         "luthier.cli.runs",
         "luthier.cli.bench",
+        "luthier.cli.component",
         "luthier.benchmark.race",
         "luthier.benchmark.page",
         "luthier.callback",

@@ -129,7 +129,8 @@ def test_clipping_differs_by_rounding_alone(folders, name) -> None:
 def test_those_that_move_idle_rows_are_refused() -> None:
     """By the optimizers themselves: a row whose gradient is always zero, and one that is not."""
     for name in OPTIMIZERS:
-        if name in ("LBFGS", "SparseAdam"):
+        # Adafactor leaves an idle row alone too, but scales the others by the size of the table
+        if name in ("LBFGS", "SparseAdam", "Adafactor"):
             assert "needs the whole table" in inexact(name, {})
             continue
         for decay in (0.0, 0.1):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from importlib import import_module
 from time import time
@@ -103,8 +103,9 @@ def _carry_out(step: Step, words: list[str]) -> int:
     as_json = "--json" in words
     args = parse(step, flags([word for word in words if word != "--json"]))
     module, _, name = _WORK[step].partition(":")
-    work = getattr(import_module(f"luthier.component.{module}"), name)
-    with _telling(step, as_json) as tell:
+    # what libraries print is for a person; stdout is for what was made
+    with redirect_stdout(sys.stderr), _telling(step, as_json) as tell:
+        work = getattr(import_module(f"luthier.component.{module}"), name)
         if step == "import":
             made = work(args, tell)
         else:
@@ -196,7 +197,7 @@ def _print(step: Step, made: Mapping[str, Any]) -> None:
     from luthier.cli.output import print_facts, print_table
 
     if step == "finetune":
-        _print_report(made)
+        import_module("luthier.component.results").show(made)
     if step == "evaluate":
         rows = []
         for name, value in made["metrics"].items():
@@ -205,10 +206,3 @@ def _print(step: Step, made: Mapping[str, Any]) -> None:
         print_table(["metric", "value", "low", "high"], rows)
     folders = [row.name for row in TABLE[step] if row.output]
     print_facts({name: made[name] for name in folders})
-
-
-def _print_report(made: Mapping[str, Any]) -> None:
-    """Before and after side by side, and the verdict."""
-    from luthier.runs.display import print_metrics
-
-    print_metrics(made["metrics"])

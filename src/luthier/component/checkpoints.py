@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -188,8 +187,3 @@ def _restore(place: Path, state: Path, tell: Listener) -> None:
     target = state / "checkpoints" / f"step-{_step(found.path):08d}"
     target.parent.mkdir(parents=True, exist_ok=True)
     copy_tree(found.path, target)
-
-
-def drop(path: Path) -> None:
-    """Remove a folder that nobody reads any more."""
-    shutil.rmtree(path, ignore_errors=True)

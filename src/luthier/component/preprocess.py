@@ -144,7 +144,10 @@ def _shared_out(
     """Disjoint splits; those of one label a row alike in their labels. Every label that there
     is, is in the training rows: nothing can be learnt of one that is not."""
     stratify = train.columns.get("label") if train.codes is not None else None
-    parts = split_rows(train.rows, shares, seed, stratify_by=stratify)
+    targets = {role.name for role in task.roles if role.target}
+    # what a model is asked must not be met in training, whatever its answer there
+    asked = [column for role, column in train.columns.items() if role not in targets]
+    parts = split_rows(train.rows, shares, seed, stratify_by=stratify, together_by=asked)
     if task.card.facts["learns"] != "classes":
         return parts
     target = next(role.name for role in task.roles if role.target)
@@ -186,7 +189,7 @@ def _write(
     tell("stage", {"name": "loading the model"})
     # weights of another size are drawn anew or refused by finetune, which is told what to do
     options = {"ignore_mismatched_sizes": True}
-    model, processor = task.load(spec.model.name, labels, options=options)
+    _, processor = task.load(spec.model.name, labels, options=options)
     processor.save_pretrained(str(new / "tokenizer"))
     tell("stage", {"name": "preparing the rows"})
     about: dict[str, Any] = {}

@@ -54,6 +54,17 @@ def write_results(
     }
 
 
+def show(made: Mapping[str, Any]) -> None:
+    """Before and after with intervals, and the verdict, on stdout."""
+    from rich.console import Console
+
+    from luthier.evaluation.report import read_report
+    from luthier.evaluation.terminal import terminal_table
+
+    report = read_report(Path(made["pytorch_model_folder"]) / "report.json")
+    Console().print(terminal_table(report))
+
+
 def _kept(name: str) -> bool:
     return name.startswith("checkpoint-") or name == ".luthier"
 

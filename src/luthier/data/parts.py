@@ -45,8 +45,11 @@ def split_rows(
     part = _dealt(units, strata, wanted, _random(rows, seed), every=stratify_by is not None)
     counts = np.bincount(part, minlength=len(wanted))
     if not counts.all():
+        different = len(np.unique(units))
+        found = "" if different == len(rows) else f" (only {different} of them differ)"
+        ways = "/".join(f"{share:.0%}" for share in wanted)
         raise DataError(
-            f"{len(rows)} rows are too few to be split {'/'.join(f'{s:.0%}' for s in wanted)}",
+            f"{len(rows)} rows{found} are too few to be split {ways}",
             file=rows.file,
             hint="give files of your own to evaluate on, or more rows",
         )
