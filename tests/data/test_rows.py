@@ -193,6 +193,6 @@ def test_too_few_rows_are_refused():
     with pytest.raises(DataError, match="3 rows are too few to be split 80%/10%/10%"):
         split_rows(rows_of(["a", "b", "c"]))
     with pytest.raises(DataError, match=r"8 rows \(only 2 of them differ\) are too few"):
-        split_rows(rows_of(["a", "b"] * 4))
+        split_rows(rows_of(["a", "b"] * 4), together_by=["label"])
     with pytest.raises(DataError, match="add up to 1"):
         split_rows(rows_of(["a", "b", "c"]), {"train": 0.5, "test": 0.4})
