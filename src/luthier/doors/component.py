@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from luthier.doors.component_table import METRICS, PATHS, TABLE, TASKS, Parameter, Step
+from luthier.doors.optimizers import optimizer_words
 from luthier.errors import Problem, SpecError, nearest
 
 #: Parameters of finetune that become fields of a JobSpec, though not by their value alone.
@@ -286,7 +287,8 @@ def finetune_words(
     to give no evaluation data. Raises SpecError for a precision that cannot be.
     """
     if args["precision"] < 16:
-        message = f"QLoRA in {args['precision']} bits is not built in"
+        bits = f"QLoRA in {args['precision']} bits is not built in"
+        message = f"{bits}: bitsandbytes needs a GPU for it"
         raise SpecError([Problem("precision", message, "give 16 or 32")])
     words = leaves("finetune", args)
     training, adapter = words["training"], words["adapter"]
@@ -345,12 +347,8 @@ def leaves(step: Step, args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _optimizer(args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    decay = args["weight_decay"]
-    if args["optim"] == "adafactor":  # as transformers' Trainer makes it
-        options = {"scale_parameter": False, "relative_step": False, "weight_decay": decay}
-        return "Adafactor", options
-    betas = [args["adam_beta1"], args["adam_beta2"]]
-    return "AdamW", {"betas": betas, "eps": args["adam_epsilon"], "weight_decay": decay}
+    betas = (args["adam_beta1"], args["adam_beta2"])
+    return optimizer_words(args["optim"], args["weight_decay"], betas, args["adam_epsilon"])
 
 
 def _eval_steps(args: Mapping[str, Any], steps_per_epoch: int | None) -> int | None:

@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     from luthier.models.text import TextModel
     from luthier.spec import AdapterSpec
 
+#: Families for which peft chooses no modules → the queries and values of their attention, which
+#: it chooses in their relatives (Hu et al. 2021, section 7.1).
+_TARGETS = {
+    "albert": ("query", "value"),
+    "camembert": ("query", "value"),
+    "distilbert": ("q_lin", "v_lin"),
+    "marian": ("q_proj", "v_proj"),
+    "mbart": ("q_proj", "v_proj"),
+    "pegasus": ("q_proj", "v_proj"),
+}
+
 #: The name that peft gives an adapter that is not named.
 _NAME = "default"
 
@@ -40,7 +51,7 @@ def add_lora(model: TextModel | TaskModel, spec: AdapterSpec, where: str) -> Non
 
     assert spec.lora_r is not None
     fixed = model.fixed_layers
-    targets = spec.target_modules
+    targets = spec.target_modules or _own_choice(model.encoder)
     config = LoraConfig(
         r=spec.lora_r,
         lora_alpha=spec.lora_alpha,
@@ -60,6 +71,14 @@ def add_lora(model: TextModel | TaskModel, spec: AdapterSpec, where: str) -> Non
         hint = f"adapter.target_modules: any of {', '.join(sorted(names))}, or 'all-linear'"
         raise ModelError(f"cannot take adapters ({first})", where=where, hint=hint) from error
     model.adapter = config
+
+
+def _own_choice(encoder: Any) -> tuple[str, ...] | None:
+    """The modules of a family that peft does not know; None where it does."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    family = getattr(getattr(encoder, "config", None), "model_type", "")
+    return None if family in KNOWN else _TARGETS.get(family)
 
 
 def trainable(model: TextModel | TaskModel) -> dict[str, Tensor]:
