@@ -14,7 +14,8 @@
     │   └── DiskFull               disk_full          no space left
     ├── UnsafeLocation             unsafe_location    a URL, path or archive that may not be opened
     └── TrainingError              training_failed    the run itself failed
-        └── OutOfMemory            out_of_memory      not even one row at a time fits
+        ├── OutOfMemory            out_of_memory      not even one row at a time fits
+        └── StepFailed             step_failed        a step of a pipeline, a process of its own
 
 One object is rendered three ways: as an exception, as an exit code (``exit_code``) and as
 an RFC 9457 problem document (``problem()``).
@@ -209,6 +210,16 @@ class OutOfMemory(TrainingError):
     """Not even one row at a time fits in memory."""
 
     code = "out_of_memory"
+
+
+class StepFailed(TrainingError):
+    """A step of a pipeline ended with another exit code than 0. It is the pipeline's as well."""
+
+    code = "step_failed"
+
+    def __init__(self, message: str, exit_code: int, **more: str | None) -> None:
+        super().__init__(message, **more)
+        self.exit_code = exit_code
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

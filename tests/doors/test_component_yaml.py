@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from luthier.doors.component import flags, parse
+from luthier.doors.component_lint import lint_component
 from luthier.doors.component_table import TABLE
-from luthier.doors.component_yaml import component_yaml, help_text, lint_component
+from luthier.doors.component_yaml import component_yaml, help_text
 from luthier.errors import SpecError
 
 

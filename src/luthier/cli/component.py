@@ -14,15 +14,14 @@ from functools import partial
 from importlib import import_module
 from time import time
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import typer
 
 from luthier.cli.output import note, print_json
+from luthier.cli.pipeline import run_pipeline, show_yaml
 from luthier.doors.component import flags, parse
 from luthier.doors.component_table import STEPS, TABLE, Parameter, Step
-from luthier.doors.component_yaml import component_yaml
-from luthier.errors import NotFound, nearest
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -81,19 +80,8 @@ for _step in STEPS:
     _step_command(_step)
 
 
-@app.command("yaml")
-def show_yaml(
-    step: str = typer.Argument(help="import, preprocess, finetune or evaluate."),
-    environment: str = typer.Option(None, help="The Azure ML environment that holds luthier."),
-    version: str = typer.Option(None, help="The component's version."),
-) -> None:
-    """Print the Azure ML component of a step."""
-    if step not in TABLE:
-        hint = nearest(step, TABLE) or f"the steps are: {', '.join(TABLE)}"
-        raise NotFound(f"there is no step '{step}'", hint=hint)
-    more = {"environment": environment, "version": version}
-    given = {name: value for name, value in more.items() if value is not None}
-    sys.stdout.write(component_yaml(cast(Step, step), **given))
+app.command("yaml")(show_yaml)
+app.command("run")(run_pipeline)
 
 
 def _carry_out(step: Step, words: list[str]) -> int:

@@ -1,19 +1,15 @@
-"""The Azure ML command component of each step, made from the table; and a lint for any.
+"""The Azure ML command component of each step, made from the table.
 
-The schema is https://azuremlschemas.azureedge.net/latest/commandComponent.schema.json. The lint
-finds what ``azure.ai.ml.load_component`` does not.
+The schema is https://azuremlschemas.azureedge.net/latest/commandComponent.schema.json.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 
-from luthier.doors.component_table import PATHS, STEPS, TABLE, Parameter, Step
-from luthier.errors import nearest
+from luthier.doors.component_table import STEPS, TABLE, Parameter, Step
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/commandComponent.schema.json"
 
@@ -26,7 +22,7 @@ ENVIRONMENT = "azureml:luthier@latest"
 #: Steps that use every process of a node; each process is started with the same command.
 _DISTRIBUTED = ("finetune",)
 
-_NUMBERS: Mapping[str, tuple[type, ...]] = {"integer": (int,), "number": (int, float)}
+_NUMBERS = ("integer", "number")
 
 
 def component_yaml(step: Step, *, environment: str = ENVIRONMENT, version: str = VERSION) -> str:
@@ -45,8 +41,8 @@ def component_yaml(step: Step, *, environment: str = ENVIRONMENT, version: str =
     if step in _DISTRIBUTED:
         component["distribution"] = {"type": "pytorch", "process_count_per_instance": 1}
         component["resources"] = {"instance_count": 1}
-    component["inputs"] = {row.name: _input(row) for row in rows if not row.output}
-    component["outputs"] = {row.name: _output(row) for row in rows if row.output}
+    component["inputs"] = {row.name: input_of(row) for row in rows if not row.output}
+    component["outputs"] = {row.name: output_of(row) for row in rows if row.output}
     # written by hand, folded: a flag on a line, though the command is one line
     command = "".join(
         f"\n  {part}" for part in [f"luthier component {step}", *map(_argument, rows)]
@@ -71,7 +67,8 @@ def help_text(step: Step) -> str:
     return "\n".join(lines)
 
 
-def _input(row: Parameter) -> dict[str, Any]:
+def input_of(row: Parameter) -> dict[str, Any]:
+    """A parameter as an input of a component."""
     made: dict[str, Any] = {"type": "string" if row.kind == "boolean" else row.kind}
     if row.kind == "boolean":
         made["enum"] = ["true", "false"]
@@ -97,7 +94,8 @@ def _ends(row: Parameter) -> tuple[Any, ...]:
     return (min(row.choices), max(row.choices)) if row.choices and row.kind == "integer" else ()
 
 
-def _output(row: Parameter) -> dict[str, Any]:
+def output_of(row: Parameter) -> dict[str, Any]:
+    """A parameter as an output of a component."""
     return {"type": row.kind, "mode": "rw_mount", "description": row.help}
 
 
@@ -105,81 +103,3 @@ def _argument(row: Parameter) -> str:
     side = "outputs" if row.output else "inputs"
     words = f"--{row.name} '${{{{{side}.{row.name}}}}}'"
     return words if row.required else f"$[[{words}]]"
-
-
-_USE = re.compile(r"\$\{\{\s*(inputs|outputs)\.([\w.-]+?)\s*\}\}")
-_OPTIONAL = re.compile(r"(?<!\$)\$\[\[(.*?)\]\]", re.DOTALL)
-
-
-def lint_component(text: str) -> list[str]:
-    """What is wrong with a component, a sentence each; [] when nothing is."""
-    try:
-        component = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        return [f"is no YAML: {error}"]
-    if not isinstance(component, dict):
-        return [f"is a YAML {type(component).__name__}, not a mapping"]
-    return list(_faults(component))
-
-
-def _faults(component: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("name", "version", "command"):
-        if not str(component.get(key) or "").strip():
-            yield f"{key} is missing"
-    inputs = component.get("inputs") or {}
-    outputs = component.get("outputs") or {}
-    for name, about in inputs.items():
-        yield from _input_faults(name, about if isinstance(about, dict) else {})
-    yield from _command_faults(str(component.get("command") or ""), inputs, outputs)
-
-
-def _input_faults(name: str, about: Mapping[str, Any]) -> Iterator[str]:
-    kind, default = about.get("type"), about.get("default")
-    if kind in PATHS and default is not None:
-        yield f"inputs.{name}: a {kind} has no default"
-    enum = about.get("enum")
-    if enum is not None and not all(isinstance(value, str) for value in enum):
-        yield f"inputs.{name}: an enum value is no text: quote it"
-    if default is None:
-        return
-    if enum is not None and default not in enum:
-        yield f"inputs.{name}: the default {default!r} is not in its enum {enum}"
-    numbers = _NUMBERS.get(str(kind))
-    if numbers is None:
-        if kind == "string" and not isinstance(default, str):
-            yield f"inputs.{name}: the default {default!r} is no text: quote it"
-        return
-    if not isinstance(default, numbers) or isinstance(default, bool):
-        yield f"inputs.{name}: the default {default!r} is no {kind}"
-        return
-    if about.get("min") is not None and default < about["min"]:
-        yield f"inputs.{name}: the default {default!r} is below its min {about['min']}"
-    if about.get("max") is not None and default > about["max"]:
-        yield f"inputs.{name}: the default {default!r} is above its max {about['max']}"
-
-
-def _command_faults(
-    command: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
-) -> Iterator[str]:
-    if "$$[[" in command:
-        yield "command: '$$[[' is a typo of '$[['"
-    if command.count("[[") != command.count("]]"):
-        yield "command: '$[[' and ']]' do not pair up"
-    known = {"inputs": inputs, "outputs": outputs}
-    used = {side: {n for s, n in _USE.findall(command) if s == side} for side in known}
-    outside = _OPTIONAL.sub(" ", command)
-    bare = {name for side, name in _USE.findall(outside) if side == "inputs"}
-    for side, names in used.items():
-        for name in sorted(names - set(known[side])):
-            hint = nearest(name, known[side])
-            yield f"command: there is no {side}.{name}" + (f" ({hint})" if hint else "")
-        for name in known[side]:
-            if name not in names:
-                yield f"{side}.{name} is not used in the command"
-    for name, about in inputs.items():
-        if name in bare and isinstance(about, dict) and about.get("optional"):
-            yield f"inputs.{name} is optional, but stands outside $[[ ]] in the command"
-    for part in _OPTIONAL.findall(command):
-        within = [name for side, name in _USE.findall(part) if side == "inputs"]
-        if within and not any((inputs.get(name) or {}).get("optional") for name in within):
-            yield f"command: $[[ ]] around {within[0]}, which is not optional"
