@@ -117,18 +117,6 @@ def test_what_is_no_mapping_is_said_to_be_none():
     assert lint_component("- 1") == ["is a YAML list, not a mapping"]
 
 
-# azure-ai-ml uses what marshmallow 4 will not have
-@pytest.mark.filterwarnings("ignore:.*marshmallow 4:DeprecationWarning")
-@pytest.mark.parametrize("step", TABLE)
-def test_azure_loads_the_component(step, tmp_path):
-    """By azure-ai-ml itself, where it is installed; nothing is sent anywhere."""
-    ml = pytest.importorskip("azure.ai.ml", reason="azure-ai-ml is no dependency of luthier")
-    file = tmp_path / "component.yaml"
-    file.write_text(component_yaml(step))
-    component = ml.load_component(source=file)
-    assert len(component.inputs) + len(component.outputs) == len(TABLE[step])
-
-
 def test_a_step_refuses_a_flag_of_the_template_that_is_left_in():
     with pytest.raises(SpecError, match="is a whole number"):
         parse("evaluate", {"seed": "${{inputs.seed}}"})

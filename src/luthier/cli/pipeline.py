@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from luthier.cli.output import Json, note, print_facts, print_json
-from luthier.doors.component_pipeline import ANY_TASK, pipeline_files
+from luthier.doors.component_pipeline import ANY_TASK, COMPUTE, job_yaml, pipeline_files
 from luthier.doors.component_table import TABLE, TASKS, Step
 from luthier.doors.component_yaml import ENVIRONMENT, VERSION, component_yaml
 from luthier.errors import Conflict, NotFound, Problem, SpecError, nearest
@@ -27,6 +27,16 @@ def show_yaml(
     output: str = typer.Option(
         None, metavar="FOLDER", help="Write the files there: of a pipeline, its components too."
     ),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Of a pipeline: write job.yaml too, a job with this value of an input. May be "
+            "repeated; a path is meant from FOLDER.",
+        ),
+    ] = None,
+    compute: str = typer.Option(COMPUTE, help="Where job.yaml's steps run in Azure."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that differ."),
     environment: str = typer.Option(ENVIRONMENT, help="The Azure ML environment with luthier."),
     version: str = typer.Option(VERSION, help="The components' version."),
@@ -39,10 +49,16 @@ def show_yaml(
         task = what if what in TASKS else None
         files = pipeline_files(task, environment=environment, version=version)
         main = "pipeline.yaml"
+        if settings:
+            files["job.yaml"] = job_yaml(_pairs(settings), task, compute=compute)
     else:
         known = [*TABLE, *TASKS, ANY_TASK]
         hint = nearest(what, known) or f"there are: {', '.join(known)}"
         raise NotFound(f"there is no step or task '{what}'", hint=hint)
+    if settings and "job.yaml" not in files:
+        raise SpecError([Problem("--set", "is for pipelines: a step has no values of its own")])
+    if settings and output is None:
+        raise SpecError([Problem("--set", "writes job.yaml, and needs --output FOLDER")])
     if output is not None:
         _write(Path(output).expanduser(), files, overwrite)
         return

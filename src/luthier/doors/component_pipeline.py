@@ -14,10 +14,16 @@ from typing import Any
 
 import yaml
 
-from luthier.doors.component_table import METRICS, TABLE, Parameter, Step
+from luthier.doors.component import read
+from luthier.doors.component_table import METRICS, PATHS, TABLE, Parameter, Step
 from luthier.doors.component_yaml import ENVIRONMENT, VERSION, component_yaml, input_of, output_of
+from luthier.errors import Problem, SpecError, nearest
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/pipelineComponent.schema.json"
+JOB_SCHEMA = "https://azuremlschemas.azureedge.net/latest/pipelineJob.schema.json"
+
+#: Where Azure runs a job's steps unless told otherwise.
+COMPUTE = "azureml:cpu-cluster"
 
 #: The name of the pipeline that takes any task.
 ANY_TASK = "pipeline"
@@ -78,6 +84,45 @@ def pipeline_yaml(task_name: str | None, *, version: str = VERSION) -> str:
         "jobs": {step: _job(step, task_name, inputs) for step in TABLE},
     }
     return yaml.safe_dump(pipeline, sort_keys=False, allow_unicode=True, width=100)
+
+
+def job_yaml(given: Mapping[str, str], task_name: str | None, *, compute: str = COMPUTE) -> str:
+    """A job that runs the pipeline beside it with some inputs; the others have their defaults.
+
+    given: input → text; a path is meant from where the file will be. Raises SpecError with
+    every problem.
+    """
+    rows = _inputs(task_name)
+    problems = [
+        Problem(name, "the pipeline has no such input", nearest(name, rows))
+        for name in given
+        if name not in rows
+    ]
+    inputs: dict[str, Any] = {}
+    for name, row in rows.items():
+        if name not in given:
+            if row.required:
+                problems.append(Problem(name, "is required", row.help))
+            continue
+        if row.kind in PATHS:
+            inputs[name] = {"type": row.kind, "path": given[name]}
+            continue
+        try:
+            value = read(row, given[name])
+            inputs[name] = str(value).lower() if row.kind == "boolean" else value
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    job = {
+        "$schema": JOB_SCHEMA,
+        "type": "pipeline",
+        "display_name": f"luthier {task_name or 'any task'}",
+        "component": "./pipeline.yaml",
+        "inputs": inputs,
+        "settings": {"default_compute": compute},
+    }
+    return yaml.safe_dump(job, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _inputs(task_name: str | None) -> dict[str, Parameter]:
