@@ -189,8 +189,8 @@ def _process(call: Call, folder: Path, lock: int, relay: _Relay, quiet: bool) ->
             # Ctrl-C in a terminal goes to its whole group: the step is to get it once, from here
             process_group=0,
         )
-    except OSError as error:
-        message = f"the step '{name}' cannot be started ({error.strerror})"
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in a word
+        message = f"the step '{name}' cannot be started ({getattr(error, 'strerror', error)})"
         raise StepFailed(message, 127, where=call.argv[0]) from None
     code = relay.wait(process)
     if code and relay.seen:

@@ -55,13 +55,15 @@ def lint_pipeline(text: str, components: Mapping[str, str]) -> list[str]:
 def inline(job: Mapping[str, Any]) -> dict[str, Any]:
     """The component of a job that has no file of its own.
 
-    A job with a ``command`` declares its inputs by binding them.
+    A job with a ``command`` declares its inputs and outputs by binding them.
     """
     if isinstance(job.get("component"), dict):
         return dict(job["component"])
-    bound = _mapping(job, "inputs")
-    inputs = {n: a if isinstance(a, dict) and "type" in a else {} for n, a in bound.items()}
-    return {**job, "inputs": inputs}
+    declared = {
+        side: {n: a if isinstance(a, dict) else {} for n, a in _mapping(job, side).items()}
+        for side in ("inputs", "outputs")
+    }
+    return {**job, **declared}
 
 
 def bound_value(value: Any) -> str | None:
