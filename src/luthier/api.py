@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier import admission
 from luthier.callback import EvaluationCallback
 from luthier.doors.fit import fit_spec
+from luthier.doors.trainer import trainer_words
 from luthier.errors import LuthierError, Problem, SpecError
 from luthier.runs import connection
 from luthier.runs.client import Experiment, Run
@@ -70,6 +73,7 @@ def fit(
     loss_optimizer_options: Mapping[str, Any] | None = None,
     scheduler_step: Literal["batch", "epoch"] | None = None,
     *,
+    args: Any = None,
     wait: bool = False,
     idempotency_key: str | None = None,
     **training: Any,
@@ -85,6 +89,7 @@ def fit(
         learning_rate: default 2e-5; 1e-3 with ``freeze=True``.
         batch_size: rows a step; None finds the largest that fits in memory.
         callbacks: from ``luthier.callback``.
+        args: ``luthier.TrainingArguments`` instead of the words for how to train.
         wait: stay, show progress, and return the finished run. Ctrl-C leaves it running.
         idempotency_key: submitting the same key again returns the same run.
         training: any other field of the spec's training part by its name, e.g. ``max_steps``;
@@ -96,6 +101,9 @@ def fit(
         Conflict: the run's name or key is taken by another job.
     """
     words = dict(locals())
+    if words.pop("args") is not None:
+        words |= _said_by(args, words)
+        run_name = words["run_name"]
     for name in ("run_name", "description", "experiment_name", "wait", "idempotency_key"):
         words.pop(name)
     words |= words.pop("training")
@@ -104,7 +112,7 @@ def fit(
     words["train_data"] = admission.to_source(train_data, home, task)
     if eval_data is not None:
         words["eval_data"] = admission.to_source(eval_data, home, task)
-    words["callbacks"] = [_callback(c, home) for c in callbacks or ()]
+    words["callbacks"] = [_callback(c, home) for c in words["callbacks"] or ()]
     if isinstance(model_artifact, str):
         words["model_artifact"] = home.store.find(model_artifact)
     with all_problems():
@@ -117,6 +125,25 @@ def fit(
         idempotency_key=idempotency_key,
     )
     return run.wait() if wait else run
+
+
+def _said_by(args: Any, words: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of ``fit`` that training arguments are. Raises SpecError."""
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args)}
+    plain = type(args)(output_dir=args.output_dir)
+    defaults = {name: getattr(plain, name) for name in values}
+    found = trainer_words(values, defaults, words["callbacks"] or ())
+    parameters = inspect.signature(fit).parameters
+    own = {name: value for name, value in found.items() if name in parameters}
+    more = {name: value for name, value in found.items() if name not in parameters}
+    given = {name for name in own if words[name] != parameters[name].default}
+    given |= set(words["training"]) & set(more)
+    if words["run_name"]:
+        own["run_name"] = words["run_name"]
+    twice = sorted(given - {"callbacks", "run_name"})
+    if twice:
+        raise SpecError([Problem(name, "given twice: args says it too") for name in twice])
+    return own | {"training": words["training"] | more}
 
 
 def submit(

@@ -159,7 +159,9 @@ def _other_words(
         elif word in ProcessingSpec.model_fields:
             processing[word] = value
         else:
-            hint = f"it is called '{RENAMED[word]}'" if word in RENAMED else nearest(word, WORDS)
+            hint = nearest(word, (*WORDS, "args"))
+            if word in RENAMED:
+                hint = f"it is called '{RENAMED[word]}'"
             problems.append(Problem(word, "fit() knows no such word", hint))
     return taken, adapter, processing
 

@@ -72,6 +72,10 @@ class Trainer(Checkpoints, transformers.Trainer):
     ) -> None:
         args = args if args is not None else TrainingArguments(output_dir="tmp_trainer")
         self._unpadded: Unpadded | None = None
+        if isinstance(model, str):
+            message = f"is the name '{model}': a Trainer trains a live model, in this process"
+            hint = "queue it: luthier.fit(model, rows, task=…, args=…)"
+            raise ArgumentsError([Problem("model", message, hint)])
         processing_class = processing_class if processing_class is not None else tokenizer
         more = {}
         if optimizer_cls_and_kwargs is not None:  # transformers' Seq2SeqTrainer does not take it
