@@ -94,18 +94,22 @@ def start_anew(place: Path, state: Path) -> None:
         atomic.remove(path)
 
 
-def note(state: Path, spec: JobSpec, files: Mapping[str, str]) -> None:
-    """Write down which job this is, for one that is to go on from it."""
+def note(state: Path, spec: JobSpec, files: Mapping[str, str], words: Mapping[str, Any]) -> None:
+    """Write down which job this is, for one that is to go on from it. words: with what it is
+    computed."""
     state.mkdir(parents=True, exist_ok=True)
     for path in [state, *(p for p in state.iterdir() if p.is_dir())]:
         atomic.sweep(path)
-    document = {"spec": spec.model_dump(mode="json"), "model_files": dict(files)}
+    document = {
+        "spec": spec.model_dump(mode="json"), "model_files": dict(files), "means": dict(words),
+    }  # fmt: skip
     atomic.write_bytes(state / _NOTE, json.dumps(document, indent=1).encode())
 
 
 def take_up(
-    place: Path, state: Path, spec: JobSpec, files: Mapping[str, str], tell: Listener
-) -> None:
+    place: Path, state: Path, spec: JobSpec, files: Mapping[str, str], words: Mapping[str, Any],
+    tell: Listener,
+) -> None:  # fmt: skip
     """Make the state ready to go on from its newest good checkpoint.
 
     Raises SpecError where the run was started with other words, data or model: what went on
@@ -119,7 +123,7 @@ def take_up(
         start_anew(place, state)
         return
     if before is not None:
-        _check_same(before, spec, files)
+        _check_same(before, spec, files, words)
         if before["spec"] != spec.model_dump(mode="json"):
             _reopen(state)
     if not _has_result(state) and not candidates(state / "checkpoints"):
@@ -134,8 +138,12 @@ def _noted(state: Path) -> dict[str, Any] | None:
         return None
 
 
-def _check_same(before: Mapping[str, Any], spec: JobSpec, files: Mapping[str, str]) -> None:
+def _check_same(
+    before: Mapping[str, Any], spec: JobSpec, files: Mapping[str, str], words: Mapping[str, Any]
+) -> None:
     old, new = _flat(before["spec"]), _flat(spec.model_dump(mode="json"))
+    old |= _flat(before.get("means", {}), "means")
+    new |= _flat(dict(words), "means")
     problems = [
         Problem(
             name.rpartition(".")[2],

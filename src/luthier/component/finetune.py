@@ -17,9 +17,11 @@ from luthier.component import checkpoints, refusals
 from luthier.component.folders import check_apart, claim, link_or_copy
 from luthier.component.inputs import Prepared, Selected, read_prepared, read_selected
 from luthier.component.logging import Log
+from luthier.component.means import chosen, means_of
 from luthier.component.results import write_results
 from luthier.doors.component import finetune_words, metric_problems, notices
-from luthier.engine.control import Control, Listener
+from luthier.engine.control import Control, Listener, ignore
+from luthier.engine.means import Means
 from luthier.errors import NotFound, SpecError
 from luthier.spec.job import JobSpec, parse_spec
 
@@ -45,9 +47,14 @@ def read_folders(args: Mapping[str, Any]) -> Folders:
 
 
 def finetune_spec(
-    args: Mapping[str, Any], folders: Folders, *, half: Literal["bf16", "fp16"] = "bf16"
+    args: Mapping[str, Any],
+    folders: Folders,
+    *,
+    half: Literal["bf16", "fp16"] = "bf16",
+    processes: int = 1,
 ) -> JobSpec:
-    """The job that the step is. half: what precision 16 is on this machine.
+    """The job that the step is. half: what precision 16 is on this machine. processes: that
+    train it together.
 
     Raises SpecError with every problem.
     """
@@ -56,7 +63,8 @@ def finetune_spec(
     if problems:
         raise SpecError(problems)
     base = prepared.described(folders.selected.folder)
-    words = finetune_words(args, half=half, steps_per_epoch=steps_per_epoch(args, prepared))
+    epoch = steps_per_epoch(args, prepared, processes)
+    words = finetune_words(args, half=half, steps_per_epoch=epoch)
     keep = args["save_total_limit"] if args["save_total_limit"] > 0 else _ALL
     words["callbacks"].append({"kind": "checkpoint", "last_k_epochs": keep})
     words["training"]["save_steps"] = words["training"]["eval_steps"]
@@ -81,53 +89,75 @@ def finetune_spec(
     )
 
 
-def steps_per_epoch(args: Mapping[str, Any], prepared: Prepared) -> int:
+def steps_per_epoch(args: Mapping[str, Any], prepared: Prepared, processes: int = 1) -> int:
     """Optimizer steps of an epoch, as the engine counts them."""
-    rows = args["per_device_train_batch_size"] * args["gradient_accumulation_steps"]
+    rows = args["per_device_train_batch_size"] * args["gradient_accumulation_steps"] * processes
     features = prepared.splits["train"].features
     return RandomPlan(features, batch_size=rows, min_rows=1, key=("count",)).steps_per_epoch
 
 
-def finetune(args: Mapping[str, Any], tell: Listener, control: Control) -> dict[str, Any]:
+def finetune(args: Mapping[str, Any], tell: Listener, control: Control) -> dict[str, Any] | None:
     """Carry out the step; what it made, as JSON data. args: as ``parse("finetune", …)`` gave.
 
+    Of several processes each calls this; all but the first write nothing and return None.
     Raises what ``engine.run`` does, and SpecError for what cannot be: those of
     ``refusals`` have been found before anything is written.
     """
     check_apart("finetune", args)
-    folders = read_folders(args)
-    spec = finetune_spec(args, folders, half=refusals.half_precision(args))
+    folders, half = read_folders(args), refusals.half_precision(args)
+    choice, more = chosen(args, half)
+    spec = finetune_spec(args, folders, half=half, processes=choice.processes)
     refusals.check(args)
-    for notice in (*notices(args), *refusals.told(args)):
-        tell("log", {"level": "warning", "message": notice})
-    place = Path(args["pytorch_model_folder"])
+    with means_of(choice) as means:
+        if not means.writes:
+            _take_part(args, spec, means, control)
+            return None
+        for notice in (*notices(args), *refusals.told(args), *more):
+            tell("log", {"level": "warning", "message": notice})
+        outcome = _first(args, folders, spec, means, choice.words(), tell, control)
+    return write_results(args, folders, spec, outcome, tell)
+
+
+def _take_part(args: Mapping[str, Any], spec: JobSpec, means: Means, control: Control) -> None:
+    means.barrier()  # the first has made the folders
+    _run(spec, Path(args["pytorch_model_folder"]) / STATE, ignore, control, means)
+
+
+def _first(
+    args: Mapping[str, Any], folders: Folders, spec: JobSpec, means: Means,
+    words: Mapping[str, Any], tell: Listener, control: Control,
+) -> Path:  # fmt: skip
+    """What the process does that writes. The result's folder."""
+    place, files = Path(args["pytorch_model_folder"]), folders.selected.files
     claim(place, "finetune")
     claim(Path(args["mlflow_model_folder"]), "finetune")
     state = place / STATE
     if args["resume_from_checkpoint"]:
-        checkpoints.take_up(place, state, spec, folders.selected.files, tell)
+        checkpoints.take_up(place, state, spec, files, words, tell)
     else:
         checkpoints.start_anew(place, state)
-    checkpoints.note(state, spec, folders.selected.files)
+    checkpoints.note(state, spec, files, words)
     _warm(folders.prepared.tokenized, state / "cache")
+    means.barrier()
     keeper = checkpoints.Keeper(place, state, spec, args["save_total_limit"])
-    log = Log(args, steps_per_epoch(args, folders.prepared), tell)
+    log = Log(args, steps_per_epoch(args, folders.prepared, means.processes), tell)
 
     def listen(kind: str, data: dict[str, Any]) -> None:
         tell(kind, data)
         log(kind, data)
         keeper(kind, data)
 
-    outcome = _run(spec, state, listen, control)
+    outcome = _run(spec, state, listen, control, means)
     keeper.end()
-    return write_results(args, folders, spec, outcome, tell)
+    return outcome
 
 
-def _run(spec: JobSpec, state: Path, tell: Listener, control: Control) -> Path:
+def _run(spec: JobSpec, state: Path, tell: Listener, control: Control, means: Means) -> Path:
     """The result's folder."""
     from luthier.engine.run import Place, run
 
-    return run(spec, Place(state, state / "cache", _nothing, _nothing), tell, control).folder
+    place = Place(state, state / "cache", _nothing, _nothing)
+    return run(spec, place, tell, control, means).folder
 
 
 def _nothing(name: str) -> Path:

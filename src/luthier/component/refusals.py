@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from luthier.errors import Problem, SpecError
 
-#: How launchers say how many processes there are: torchrun's, and Open MPI's.
-_PROCESSES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE")
+#: C++ compilers that torch.compile looks for, where the variable CXX names none.
+_COMPILERS = ("g++", "clang++")
 
 
 def half_precision(args: Mapping[str, Any]) -> Literal["bf16", "fp16"]:
@@ -25,7 +27,7 @@ def half_precision(args: Mapping[str, Any]) -> Literal["bf16", "fp16"]:
 
 def check(args: Mapping[str, Any]) -> None:
     """Raises SpecError with everything that was asked for and cannot be had."""
-    problems = [*_processes(), *_deepspeed(args), *_compile(args)]
+    problems = [*_deepspeed(args), *_compile(args)]
     if problems:
         raise SpecError(problems)
 
@@ -41,26 +43,34 @@ def told(args: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _processes() -> list[Problem]:
-    for name in _PROCESSES:
-        count = os.environ.get(name, "1")
-        if count not in ("", "0", "1"):
-            message = f"{count} processes were started ({name}), and this step trains in one"
-            hint = "set the process count per instance and the instance count to 1"
-            return [Problem("distribution", message, hint)]
-    return []
-
-
 def _deepspeed(args: Mapping[str, Any]) -> list[Problem]:
     if not args["apply_deepspeed"]:
         return []
-    message = "the engine's loop does not know DeepSpeed yet"
-    hint = "leave it out, or use luthier.Trainer with TrainingArguments(deepspeed=…)"
-    return [Problem("apply_deepspeed", message, hint)]
+    if find_spec("deepspeed") is None:
+        hint = "pip install 'luthier[deepspeed]'"
+        return [Problem("apply_deepspeed", "DeepSpeed is not installed", hint)]
+    found = []
+    if args["apply_compile"]:
+        message = "the compiler does not see through DeepSpeed's hooks"
+        found.append(Problem("apply_compile", message, "give one of the two"))
+    if args["optim"] == "adafactor":
+        message = "Adafactor needs the rows and columns of weights, which ZeRO makes flat"
+        found.append(Problem("optim", message, "use adamw_torch with apply_deepspeed"))
+    return found
 
 
 def _compile(args: Mapping[str, Any]) -> list[Problem]:
     if not args["apply_compile"]:
         return []
-    message = "the engine's loop does not compile models yet"
-    return [Problem("apply_compile", message, "leave it out: texts already run without padding")]
+    import torch
+
+    if torch.cuda.is_available():
+        if find_spec("triton") is None:
+            message = "torch.compile needs triton for this GPU"
+            return [Problem("apply_compile", message, "leave it out")]
+        return []
+    given = os.environ.get("CXX")
+    if not any(map(shutil.which, [given] if given else _COMPILERS)):
+        message = f"torch.compile needs a C++ compiler, and there is no {given or 'g++ or clang++'}"
+        return [Problem("apply_compile", message, "install g++, or leave it out")]
+    return []

@@ -90,7 +90,8 @@ class Examiner(Moments):
         if self._keep:
             done = self.setup.position.done
             self.setup.bundle(self.setup.place.folder / "epochs" / f"step-{done:08d}")
-            prune(self.setup.place.folder / "epochs", self._keep)
+            if self.setup.means.writes:
+                prune(self.setup.place.folder / "epochs", self._keep)
         return stop
 
     # --- before training -------------------------------------------------------------------
@@ -98,13 +99,15 @@ class Examiner(Moments):
     def before(self) -> Any:
         """The baseline: measured once a run, before the first step, and kept beside it."""
         record = self.setup.place.folder / "before.json"
-        if record.exists():
+        known = record.exists()
+        self.setup.means.barrier()  # or another process might see what the first writes below
+        if known:
             return self.judge.read(json.loads(record.read_text()))
         model = self.setup.model
         if self.setup.position.done:  # the record was lost, and this model is trained already
             model = pretrained(self.setup)
         found = self.judge.evaluate(model)
-        if found is not None:
+        if found is not None and self.setup.means.writes:
             atomic.write_bytes(record, json.dumps(found.to_dict()).encode())
         return found
 
@@ -156,7 +159,8 @@ class Examiner(Moments):
         watch.memory["step"] = done
         folder = self.setup.place.folder / "best"
         self.setup.bundle(folder / f"step-{done:08d}")
-        prune(folder, KEPT)
+        if self.setup.means.writes:
+            prune(folder, KEPT)
 
     def best(self) -> Path | None:
         """The checkpoint of the best model, where one was asked for and found."""
@@ -183,4 +187,5 @@ def save_checkpoint(setup: Setup) -> None:
     """Write a checkpoint of where the run is now, then drop those that it makes superfluous."""
     folder = checkpoints(setup.place)
     setup.bundle(folder / f"step-{setup.position.done:08d}")
-    prune(folder, KEPT)
+    if setup.means.writes:
+        prune(folder, KEPT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,14 @@ class TaskJudge:
     during training only where a callback monitors a metric of them.
     """
 
-    def __init__(self, setup: Setup, data: TaskData, tell: Listener, control: Control) -> None:
+    def __init__(
+        self, setup: Setup, data: TaskData, tell: Listener, control: Control, prepare: Control
+    ) -> None:
+        """control: asked while measuring, by every process alike. prepare: by this one alone."""
         self.setup, self.task, self.tell = setup, data.task, tell
         self.examples, self.train = data.held_out, data.train
         self._obey = obeying(control)
-        self._held_out = self._learner()
+        self._held_out = self._learner(obeying(prepare))
         monitors = {getattr(callback, "monitor", "") for callback in setup.spec.callbacks}
         measured = {metric.name for metric in data.task.metrics}
         self._quick = data.task.auto_class != "AutoModelForSeq2SeqLM" or bool(monitors & measured)
@@ -127,7 +131,7 @@ class TaskJudge:
             base_model=self.setup.spec.model.name,
         )
 
-    def _learner(self) -> TaskLearner | None:
+    def _learner(self, obey: Callable[[], None]) -> TaskLearner | None:
         if self.examples is None:
             return None
         learner = self.setup.learner
@@ -136,7 +140,7 @@ class TaskJudge:
             self.examples,
             self.setup.model.processor,
             self.setup.place.cache,
-            self._obey,
+            obey,
         )
         collate = self.task.collator(self.setup.model.processor, self.setup.model.model)
         return TaskLearner(

@@ -78,10 +78,15 @@ def publish(
             tell("log", {"level": "info", "message": message})
 
     meta = {"kind": "result", "spec_id": setup.spec.id, "metrics": metrics}
-    bundle = write_bundle(setup.place.folder / "result", fill, meta)
-    prune(checkpoints(setup.place), 0)
-    prune(setup.place.folder / "best", 0)
-    return bundle
+    result = setup.place.folder / "result"
+    bundle: Bundle | None = None
+    with setup.means.whole(setup.model):
+        if setup.means.writes:
+            bundle = write_bundle(result, fill, meta)
+            prune(checkpoints(setup.place), 0)
+            prune(setup.place.folder / "best", 0)
+    setup.means.barrier()
+    return bundle or open_bundle(result)
 
 
 def _chosen(setup: Setup, examiner: Examiner, tell: Listener) -> tuple[Any, bool]:
@@ -153,7 +158,7 @@ def _facts(setup: Setup) -> dict[str, Any]:
 
 
 def _metrics(setup: Setup, before: Any, after: Any, report: Report) -> dict[str, Any]:
-    found: dict[str, Any] = {"steps": setup.position.done}
+    found: dict[str, Any] = {"steps": setup.position.done, **setup.measured}
     if setup.history.losses:
         found["train_loss"] = setup.history.losses[-1]
     if before is not None and after is not None:

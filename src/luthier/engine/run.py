@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from luthier.engine.control import Control, Listener, ignore, keep_going
 from luthier.engine.examine import Examiner, Judge, save_checkpoint
 from luthier.engine.judge_retrieval import RetrievalJudge
 from luthier.engine.loop import Loop
+from luthier.engine.means import Means
 from luthier.engine.precision import settled
 from luthier.engine.publish import finished, publish
 from luthier.engine.read import Place, read_data
@@ -32,27 +34,35 @@ class Outcome:
 
 
 def run(
-    spec: JobSpec, place: Place, tell: Listener = ignore, control: Control = keep_going
+    spec: JobSpec,
+    place: Place,
+    tell: Listener = ignore,
+    control: Control = keep_going,
+    means: Means | None = None,
 ) -> Outcome:
     """Read the data, prepare, measure, train, measure again, and publish.
 
     Called again for the same place it goes on from the last checkpoint, and the result equals
-    that of an uninterrupted run bit for bit.
+    that of an uninterrupted run bit for bit. means: with what it computes, for tasks; each of
+    several processes calls this for the same place.
 
     Raises:
         LuthierError: what the job, its data or its model have wrong; OutOfMemory, DiskFull.
         Cancelled, Interrupted: it was asked to stop.
     """
+    means = means or Means()
     bundle = finished(place)
     if bundle is None:
-        resolved = Resolved(place.folder / RESOLVED)
-        with settled(spec.training, resolved, place.cache, tell):
-            bundle = _trained(spec, place, tell, control)
+        with ExitStack() as settings:
+            with means.first():
+                resolved = Resolved(place.folder / RESOLVED)
+                settings.enter_context(settled(spec.training, resolved, place.cache, tell))
+            bundle = _trained(spec, place, tell, control, means)
     return Outcome(bundle.path, bundle.meta["metrics"])
 
 
-def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control) -> Bundle:
-    setup, judge = _prepared(spec, place, tell, control)
+def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control, means: Means) -> Bundle:
+    setup, judge = _prepared(spec, place, tell, control, means)
     examiner = Examiner(setup, judge, tell)
     before = examiner.before()
     tell("stage", {"name": "training"})
@@ -68,7 +78,8 @@ def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control) -> B
         examiner,
         lambda: save_checkpoint(setup),
         tell,
-        control,
+        means.agreed(control),
+        halve=means.halves,
         save_steps=spec.training.save_steps,
         read_ahead=spec.training.dataloader_num_workers,
     )
@@ -79,7 +90,9 @@ def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control) -> B
     return publish(setup, examiner, before, tell)
 
 
-def _prepared(spec: JobSpec, place: Place, tell: Listener, control: Control) -> tuple[Setup, Judge]:
+def _prepared(
+    spec: JobSpec, place: Place, tell: Listener, control: Control, means: Means
+) -> tuple[Setup, Judge]:
     tell("stage", {"name": "reading the data"})
     if spec.task == "embedding":
         data = read_data(spec, place, tell)
@@ -87,8 +100,11 @@ def _prepared(spec: JobSpec, place: Place, tell: Listener, control: Control) -> 
         preflight.say(preflight.preflight(setup, data), setup.plan.notes, tell)
         return setup, RetrievalJudge(setup, data, tell, control)
     from luthier.engine.judge_task import TaskJudge
-    from luthier.engine.task_setup import prepare_task, read_examples
+    from luthier.engine.task_setup import prepare_task, read_examples, start_task
 
-    rows = read_examples(spec, place, tell)
-    setup = prepare_task(spec, place, rows, tell, control)
-    return setup, TaskJudge(setup, rows, tell, control)
+    with means.first():
+        rows = read_examples(spec, place, tell)
+        setup = prepare_task(spec, place, rows, tell, control, means)
+        judge = TaskJudge(setup, rows, tell, means.agreed(control), prepare=control)
+    start_task(setup, tell)
+    return setup, judge

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from luthier.data import Dataset, facts
 from luthier.engine.control import Listener
 from luthier.engine.device import Device
 from luthier.engine.learner import EmbeddingLearner
+from luthier.engine.means import Means
 from luthier.engine.memory import MOST_ROWS, rows_that_fit
 from luthier.engine.optim import Optimization, build_optimization
 from luthier.engine.precision import resolve_precision
@@ -73,20 +74,21 @@ class Setup:
     random: dict[str, Any] | None  # from a checkpoint; restored just before the first step
     tokenized: Tokenized | None
     load: Callable[[Path | None], Any]  # the model of a checkpoint, or as it was before this run
+    means: Means = field(default_factory=Means)
+    checkpoint: Bundle | None = None  # that this attempt goes on from
+    measured: dict[str, Any] = field(default_factory=dict)  # of the machine; for the metrics
 
     def close(self) -> None:
         """Stop what still works in the background once training has ended."""
         if self.tokenized is not None:
             self.tokenized.close()
 
-    def bundle(self, destination: Path) -> Bundle:
+    def bundle(self, destination: Path) -> None:
         """Write a checkpoint: the model, and all that is needed to go on bit for bit."""
         parts = {
             "objective": dict(self.learner.objective.state_dict()),
             "optimization": self.optimization.state(),
         }
-        if self.model.adapter is not None:
-            parts["trainable"] = trainable(self.model)
 
         def fill(folder: Path) -> None:
             self.model.save(folder)
@@ -94,9 +96,17 @@ class Setup:
             ours.mkdir(exist_ok=True)
             (ours / "spec.json").write_text(self.spec.canonical())
             write_state(ours, self.position, self.history, parts)
+            self.means.remember(self, ours)
 
         meta = {"kind": "checkpoint", "spec_id": self.spec.id, "step": self.position.done}
-        return write_bundle(destination, fill, meta)
+        with self.means.whole(self.model):
+            if self.model.adapter is not None:
+                parts["trainable"] = trainable(self.model)
+            if self.means.writes:
+                write_bundle(destination, fill, meta)
+            else:
+                self.means.remember(self, None)
+        self.means.barrier()
 
 
 def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
@@ -177,6 +187,7 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         load,
     )
     if checkpoint is not None:
+        restore_trained(model, checkpoint)
         restore_setup(setup, checkpoint, tell)
     else:
         seed_everything(training.seed)
@@ -227,13 +238,19 @@ def checkpointed(setup: Setup, checkpoint: Path) -> Any:
     return model
 
 
+def restore_trained(model: Any, checkpoint: Bundle) -> None:
+    """The adapters of a checkpoint, into a model as it was before this run."""
+    restore(model, read_state(checkpoint.path / OURS)[2].get("trainable", {}))
+
+
 def restore_setup(setup: Setup, checkpoint: Bundle, tell: Listener) -> None:
     """Put a run where its checkpoint was. Its model has been loaded already."""
     position, history, parts, random = read_state(checkpoint.path / OURS)
+    mine = {"random": random, "optimization": parts["optimization"]}
+    mine |= setup.means.recall(checkpoint.path / OURS)
     setup.learner.objective.load_state_dict(parts["objective"])
-    restore(setup.model, parts.get("trainable", {}))
-    setup.optimization.restore(parts["optimization"])
-    setup.position, setup.history, setup.random = position, history, random
+    setup.optimization.restore(mine["optimization"])
+    setup.position, setup.history, setup.random = position, history, mine["random"]
     message = f"resuming after step {position.done} of {setup.total_steps}"
     tell("log", {"level": "info", "message": message})
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,10 +13,22 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from luthier.engine.device import Device
 from luthier.engine.features import Features
+from luthier.engine.means import Means, Piece
+from luthier.engine.memory import is_out_of_memory
 from luthier.models.task import TaskModel
 
-#: Collated batches of one step.
+#: Collated batches.
 Batch = list[dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of one step that go through this process. most: the most of any process.
+    idle: they are only for company, where there are fewer rows than processes."""
+
+    parts: Batch
+    most: int
+    idle: bool = False
 
 
 class TaskLearner:
@@ -38,6 +51,7 @@ class TaskLearner:
     ) -> None:
         self.model, self.features, self.device = model, features, device
         self.at_once = at_once
+        self.means = Means()
         self.objective = nn.Module()  # a head's loss has no parameters of its own
         self._collate = collate
         self._smoother = LabelSmoother(epsilon=smoothing) if smoothing else None
@@ -49,8 +63,10 @@ class TaskLearner:
     def mode(self, training: bool) -> None:
         self.model.train(training)
 
-    def fetch(self, rows: np.ndarray) -> Batch:
-        return self.collated(rows, self.at_once)
+    def fetch(self, rows: np.ndarray) -> Step:
+        mine, most = self.means.share(rows), -(-len(rows) // self.means.processes)
+        idle = not len(mine)
+        return Step(self.collated(rows[:1] if idle else mine, self.at_once), most, idle)
 
     def collated(self, rows: np.ndarray, at_once: int) -> Batch:
         """Batches of features, in their order."""
@@ -60,22 +76,40 @@ class TaskLearner:
             for start in range(0, len(found), at_once)
         ]
 
-    def size(self, batch: Batch) -> int:
-        return sum(_rows(part) for part in batch)
+    def size(self, batch: Step) -> int:
+        return batch.most
 
-    def backward(self, batch: Batch, micro: int | None) -> float:
-        whole, total = sum(self.targets(part) for part in batch), 0.0
-        for piece in (piece for part in batch for piece in _pieces(part, micro)):
-            with self.device.autocast():
-                loss = self._loss(piece) * (self.targets(piece) / max(1, whole))
-            self.device.backward(loss)
-            total += loss.item()
-        return total
+    def backward(self, batch: Step, micro: int | None) -> float:
+        total, failure = 0.0, cast(Exception | None, None)
+        try:
+            for piece, share in self.means.pieces(self._pieces(batch, micro)):
+                with self.means.autocast(self.device):
+                    loss = self._loss(piece) * share
+                self.means.backward(self.device, loss)
+                total += loss.item()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = error.with_traceback(None)  # which would keep the failed graph alive
+        try:
+            return self.means.settle(self.model.parameters(), total, failure)
+        finally:
+            del failure  # likewise: what is raised would refer to this frame, and it to that
+
+    def _pieces(self, batch: Step, micro: int | None) -> list[Piece]:
+        """Each with its share of all targets of the step."""
+        mine = 0 if batch.idle else sum(self.targets(part) for part in batch.parts)
+        whole = max(1, self.means.total(mine))
+        return [
+            (piece, 0.0 if batch.idle else self.targets(piece) / whole)
+            for part in batch.parts
+            for piece in _pieces(part, micro)
+        ]
 
     def loss(self, batch: Batch) -> float:
         """The mean over the targets of a step, without gradients."""
         weights = [self.targets(part) for part in batch]
-        with torch.no_grad(), self.device.autocast():
+        with torch.no_grad(), self.means.autocast(self.device):
             found = [self._loss(part).item() for part in batch]
         if not sum(weights):
             return 0.0
@@ -91,11 +125,11 @@ class TaskLearner:
     def _loss(self, part: Mapping[str, Tensor]) -> Tensor:
         features = self.device.move(dict(part))
         if not self.targets(part):
-            return self.model.model(**features).logits.sum() * 0.0  # type: ignore[no-any-return]
+            return self.model(**features).logits.sum() * 0.0  # type: ignore[no-any-return]
         if self._smoother is None:
-            loss: Tensor = self.model.model(**features).loss
+            loss: Tensor = self.model(**features).loss
             return loss
-        output = self.model.model(**features)
+        output = self.model(**features)
         smoothed: Tensor = self._smoother(output, features["labels"], shift_labels=self._shifts)
         return smoothed
 

@@ -11,15 +11,24 @@ import numpy as np
 from torch import nn
 
 from luthier.batches.random_plan import RandomPlan
+from luthier.engine.compiled import compile_steps
 from luthier.engine.control import Cancelled, Control, Interrupted, Listener
 from luthier.engine.device import Device
 from luthier.engine.features import Features, say_what_is_cut
+from luthier.engine.means import Means
 from luthier.engine.memory import MOST_ROWS, rows_that_fit
 from luthier.engine.optim import build_optimization
 from luthier.engine.precision import resolve_precision
 from luthier.engine.read import Place, located
 from luthier.engine.resolved import RESOLVED, Resolved
-from luthier.engine.setup import Setup, checkpoints, restore_setup, say_bad, total_steps_of
+from luthier.engine.setup import (
+    Setup,
+    checkpoints,
+    restore_setup,
+    restore_trained,
+    say_bad,
+    total_steps_of,
+)
 from luthier.engine.state import History, Position, seed_everything
 from luthier.engine.task_learner import TaskLearner
 from luthier.errors import Problem, SpecError
@@ -74,9 +83,18 @@ def read_examples(spec: JobSpec, place: Place, tell: Listener) -> TaskData:
 
 
 def prepare_task(
-    spec: JobSpec, place: Place, data: TaskData, tell: Listener, control: Control
+    spec: JobSpec,
+    place: Place,
+    data: TaskData,
+    tell: Listener,
+    control: Control,
+    means: Means | None = None,
 ) -> Setup:
-    """Load the model (or the newest good checkpoint of this run) and build the rest around it."""
+    """Load the model (or the newest good checkpoint of this run) and build the rest around it.
+
+    ``start_task`` is to follow. No process waits for another here.
+    """
+    means = means or Means()
     training, task = spec.training, data.task
     resolved = Resolved(place.folder / RESOLVED)
     precision = resolve_precision(training, resolved, place.cache, tell)
@@ -108,7 +126,7 @@ def prepare_task(
     )
     _choose_execution(learner, training.execution, resolved, tell)
     learner.at_once = training.per_device_train_batch_size or _found(learner, resolved, tell)
-    effective = learner.at_once * training.gradient_accumulation_steps
+    effective = learner.at_once * training.gradient_accumulation_steps * means.processes
     plan = RandomPlan(
         len(features), batch_size=effective, min_rows=1, key=(features.id, training.seed)
     )
@@ -136,12 +154,25 @@ def prepare_task(
         None,
         None,
         load,
+        means,
+        checkpoint,
     )
-    if checkpoint is not None:
-        restore_setup(setup, checkpoint, tell)
-    else:
-        seed_everything(training.seed)
+    if checkpoint is not None:  # before an engine cuts the model into parts
+        restore_trained(model, checkpoint)
     return setup
+
+
+def start_task(setup: Setup, tell: Listener) -> None:
+    """Hand the model and its optimizer to what computes them, and go on from the checkpoint."""
+    training, means = setup.spec.training, setup.means
+    setup.learner.means = means
+    means.attach(setup)
+    if means.compiles:
+        compile_steps(setup, tell)
+    if setup.checkpoint is not None:
+        restore_setup(setup, setup.checkpoint, tell)
+    else:  # each process draws dropout of its own
+        seed_everything((training.seed + means.rank) % 2**32)
 
 
 def _loader(

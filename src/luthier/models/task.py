@@ -31,6 +31,16 @@ class TaskModel(nn.Module):
         self.unpadded: Unpadded | None = None
         self.fixed_layers = 0
         self._fixed: list[nn.Module] = []
+        self._engine: list[Any] = []  # in a list: its parameters are the model's own
+
+    def forward(self, **features: Any) -> Any:
+        """The model's output; in training through what wraps it, if anything does."""
+        through = self._engine[0] if self._engine and self.training else self.model
+        return through(**features)
+
+    def train_through(self, engine: Any) -> None:
+        """Let what wraps the model (DeepSpeed, a compiler) compute its outputs in training."""
+        self._engine = [engine]
 
     @property
     def device(self) -> torch.device:

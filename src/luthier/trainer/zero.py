@@ -135,7 +135,7 @@ def make_ready(args: Any) -> None:
     if not _on_cpu():
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    _without_shared_memory_collectives()
+    without_shared_memory_collectives()
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState(backend="gloo", timeout=timedelta(seconds=args.ddp_timeout))
@@ -149,7 +149,7 @@ def make_ready(args: Any) -> None:
     args.accelerator_config = dict(given or {}) | {"use_configured_state": True}
 
 
-def _without_shared_memory_collectives() -> None:
+def without_shared_memory_collectives() -> None:
     """They serve inference alone, and DeepSpeed compiles them, for a minute, at the start of any
     training on a CPU where there is a compiler."""
     from deepspeed import ops
