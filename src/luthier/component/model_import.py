@@ -127,7 +127,7 @@ def _downloaded(hub_id: str) -> Path:
         folder = fetch((*_PARTS, *(_CODE if _trusted() else ())))
         return folder if any(folder.glob("*.safetensors")) else fetch((*_PARTS, *_PICKLED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().split("\n", 1)[0]
+        first = str(error).strip().split("\n", 1)[0].split(". ", 1)[0]
         raise ModelError(
             f"cannot be had from the Hugging Face hub ({first:.200})",
             where=hub_id,

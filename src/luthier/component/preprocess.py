@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,10 +30,11 @@ from luthier.component.folders import (
 from luthier.data.parts import THREE_WAYS, TWO_WAYS, split_rows
 from luthier.data.rows import Rows, read_rows
 from luthier.doors.component import preprocess_words
+from luthier.doors.component_table import TABLE
 from luthier.engine.control import Control, Listener
 from luthier.engine.examine import obeying
 from luthier.engine.features import Features, say_what_is_cut
-from luthier.errors import Problem, SpecError
+from luthier.errors import DataError, Problem, SpecError
 from luthier.registry import find
 from luthier.spec import CSVOptions
 from luthier.spec.job import JobSpec, parse_spec
@@ -75,7 +77,11 @@ def preprocess(args: Mapping[str, Any], tell: Listener, control: Control) -> dic
     spec = described(args, selector)
     task: Task = find("task", spec.task).load()(spec.processing)
     tell("stage", {"name": "reading the data"})
-    splits = _splits(task, args, tell)
+    try:
+        splits = _splits(task, args, tell)
+    except DataError as error:
+        error.message, error.hint = _in_flags(error.message), _in_flags(error.hint or "") or None
+        raise
     with output(place, "preprocess") as new:
         made = _write(new, task, spec, splits, tell, control)
         made["model_name"] = facts.get("model_name")
@@ -84,6 +90,24 @@ def preprocess(args: Mapping[str, Any], tell: Listener, control: Control) -> dic
         message = f"{name}: {about['rows']:,} rows from {about['source']}"
         tell("log", {"level": "info", "message": message})
     return {"step": "preprocess", "preprocess_output": str(place), **made}
+
+
+def _in_flags(text: str) -> str:
+    """What the engine says, with our flag in the place of a JobSpec's field.
+
+    >>> _in_flags("processing.columns={'sentence1': 'text'} names it")
+    '--sentence1_key text names it'
+    """
+    flag = {row.leaf: row.name for row in TABLE["preprocess"] if row.leaf}
+
+    def word(found: re.Match[str]) -> str:
+        name = flag.get(f"processing.columns.{found[1]}")
+        return found[0] if name is None else f"--{name} {found[2]}"
+
+    text = re.sub(r"processing\.columns=\{'(\w+)': '([^']*)'\}", word, text)
+    return re.sub(
+        r"processing\.columns( = \{role: column\})? names", "a flag that ends in _key names", text
+    )
 
 
 def same_task(one: str, other: str, flag: str) -> None:

@@ -6,6 +6,7 @@ that a step is that of one process with all the rows. All evaluate the same; the
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -47,13 +48,12 @@ def launched() -> int:
 
 
 @contextmanager
-def joined(backend: str | None = None) -> Iterator[None]:
-    """This process as one of its launch's. backend: "gloo" or "nccl"; None is by the device.
+def joined(*, stays: bool = False) -> Iterator[None]:
+    """This process as one of its launch's. stays: until it ends, for what remembers the group.
 
     Raises TrainingError where another process is lost on the way.
     """
-    if backend is None:
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
     here = distribution()
     if backend == "nccl":
         torch.cuda.set_device(here.local_rank)
@@ -65,10 +65,12 @@ def joined(backend: str | None = None) -> Iterator[None]:
     with translated():
         if ours:
             dist.init_process_group(backend, timeout=_TIMEOUT)
+            if stays:
+                atexit.register(dist.destroy_process_group)
         try:
             yield
         finally:
-            if ours:
+            if ours and not stays:
                 dist.destroy_process_group()
 
 
