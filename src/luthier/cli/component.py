@@ -6,6 +6,8 @@ imported when it is called.
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +24,8 @@ from luthier.cli.output import note, print_json
 from luthier.cli.pipeline import run_pipeline, show_yaml
 from luthier.doors.component import flags, parse
 from luthier.doors.component_table import STEPS, TABLE, Parameter, Step
+from luthier.errors import DiskFull
+from luthier.store.atomic import FULL
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -73,26 +77,32 @@ def _step_command(step: Step) -> None:
     def verb(context: typer.Context) -> int:
         return _carry_out(step, list(context.args))
 
-    app.command(step, help=STEPS[step], context_settings=_RAW, add_help_option=False)(verb)
+    app.command(
+        step,
+        help=STEPS[step],
+        short_help=STEPS[step],  # whole: Typer cuts a help that is to stand in a list
+        context_settings=_RAW,
+        add_help_option=False,
+    )(verb)
 
 
 for _step in STEPS:
     _step_command(_step)
 
 
-app.command("yaml")(show_yaml)
-app.command("run")(run_pipeline)
+app.command("yaml", short_help="Write a step's component, or a task's pipeline.")(show_yaml)
+app.command("run", short_help="Run a pipeline's YAML on this machine.")(run_pipeline)
 
 
 def _carry_out(step: Step, words: list[str]) -> int:
-    if "--help" in words or not words:
+    if not words or not {"--help", "-h"}.isdisjoint(words):
         print(help_of(step))
         return 0 if words else 2
     as_json = "--json" in words
     args = parse(step, flags([word for word in words if word != "--json"]))
     module, _, name = _WORK[step].partition(":")
     # what libraries print is for a person; stdout is for what was made
-    with redirect_stdout(sys.stderr), _telling(step, as_json) as tell:
+    with redirect_stdout(sys.stderr), _on_a_full_disk(step), _telling(step, as_json) as tell:
         work = getattr(import_module(f"luthier.component.{module}"), name)
         if step == "import":
             made = work(args, tell)
@@ -106,6 +116,30 @@ def _carry_out(step: Step, words: list[str]) -> int:
     else:
         _print(step, made)
     return 0
+
+
+#: How libraries that are not Python's tell the error of a system call: "… (os error 28)".
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+
+
+@contextmanager
+def _on_a_full_disk(step: Step) -> Iterator[None]:
+    """Says what to do about it, whoever met it: tokenizers and safetensors have own errors."""
+    try:
+        yield
+    except DiskFull as error:
+        raise DiskFull(error.message, where=error.where, hint=_again(step)) from error
+    except Exception as error:
+        found = _OS_ERROR.search(str(error))
+        if found is None or int(found[1]) not in FULL:
+            raise
+        message = f"no space left to write ({os.strerror(int(found[1]))})"
+        raise DiskFull(message, where=f"luthier component {step}", hint=_again(step)) from error
+
+
+def _again(step: Step) -> str:
+    more = "; with --resume_from_checkpoint true it goes on" if step == "finetune" else ""
+    return f"free some space, then give the same command{more}"
 
 
 class _Stop:
