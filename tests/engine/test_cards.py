@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 
 import pytest
-import torch
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from luthier.engine import cards

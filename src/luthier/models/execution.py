@@ -21,7 +21,6 @@ from luthier.models.packed import NotPackable, Packing, first_position, packed
 from luthier.models.tokens import Ints, Tokens, by_budget
 
 if TYPE_CHECKING:
-    from luthier.models.classifier import SequenceClassifier
     from luthier.models.text import TextModel
 
 #: Texts from which on ``encode`` compares before it chooses: for fewer it would not pay.
@@ -47,7 +46,7 @@ _TOLERANCE = 2e-4
 _COMPARED = 6
 
 
-def embed(model: TextModel | SequenceClassifier, tokens: Tokens, execution: Execution) -> Tensor:
+def embed(model: TextModel, tokens: Tokens, execution: Execution) -> Tensor:
     """What the model makes of texts, in their order, with the gradient if one is wanted."""
     model.calls[execution] += 1
     if execution == "packed":
@@ -57,7 +56,7 @@ def embed(model: TextModel | SequenceClassifier, tokens: Tokens, execution: Exec
     return _padded(model, tokens)
 
 
-def choose(model: TextModel | SequenceClassifier, sample: Tokens) -> tuple[Execution, str]:
+def choose(model: TextModel, sample: Tokens) -> tuple[Execution, str]:
     """The fastest execution that is right for this model, and why not a faster one ("").
 
     Packed execution is compared with the padded one on a few of the sampled texts, without
@@ -102,13 +101,13 @@ def encode(model: TextModel, tokens: Tokens, batch_size: int) -> Iterator[tuple[
         yield rows, embed(model, tokens.take(rows), execution).float()
 
 
-def _padded(model: TextModel | SequenceClassifier, tokens: Tokens) -> Tensor:
+def _padded(model: TextModel, tokens: Tokens) -> Tensor:
     features = {k: v.to(model.device) for k, v in model.pad(tokens).items()}
     vectors: Tensor = model(features)
     return vectors
 
 
-def _chunked(model: TextModel | SequenceClassifier, tokens: Tokens) -> Tensor:
+def _chunked(model: TextModel, tokens: Tokens) -> Tensor:
     most = max(int(tokens.lengths.max()), -(-tokens.total // _CHUNKS))
     chunks = by_budget(tokens.lengths, most)
     vectors = torch.cat([_padded(model, tokens.take(chunk)) for chunk in chunks])
@@ -117,7 +116,7 @@ def _chunked(model: TextModel | SequenceClassifier, tokens: Tokens) -> Tensor:
     return vectors[torch.from_numpy(places).to(vectors.device)]
 
 
-def _packed(model: TextModel | SequenceClassifier, tokens: Tokens) -> tuple[Tensor, int]:
+def _packed(model: TextModel, tokens: Tokens) -> tuple[Tensor, int]:
     """Vectors, and the attention layers that came by."""
     encoder: Any = model.encoder
     packing = Packing.of(tokens, model.device)
