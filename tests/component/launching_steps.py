@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from luthier.testing.models import tiny_text_model
 
 HERE = Path(__file__).parent
-_TIMEOUT_S = 280
+_TIMEOUT_S = 200
 #: What a launch of ours must find by itself.
 _LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
            "DS_ACCELERATOR")  # fmt: skip

@@ -59,7 +59,7 @@ def means_of(choice: Choice) -> Iterator[Means]:
         from luthier.component.sharded import Sharded, get_ready
 
         get_ready()
-        with joined(stays=True):
+        with joined():
             yield Sharded(choice.deepspeed)
     elif choice.processes > 1:
         with joined():

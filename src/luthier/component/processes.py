@@ -48,8 +48,9 @@ def launched() -> int:
 
 
 @contextmanager
-def joined(*, stays: bool = False) -> Iterator[None]:
-    """This process as one of its launch's. stays: until it ends, for what remembers the group.
+def joined() -> Iterator[None]:
+    """This process as one of its launch's, until it ends: a launch has one meeting place, where a
+    second group would find the addresses of the first.
 
     Raises TrainingError where another process is lost on the way.
     """
@@ -61,17 +62,16 @@ def joined(*, stays: bool = False) -> Iterator[None]:
         threads = max(1, torch.get_num_threads() // here.per_instance)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
-    ours = not dist.is_initialized()
     with translated():
-        if ours:
+        if not dist.is_initialized():
             dist.init_process_group(backend, timeout=_TIMEOUT)
-            if stays:
-                atexit.register(dist.destroy_process_group)
-        try:
-            yield
-        finally:
-            if ours and not stays:
-                dist.destroy_process_group()
+            atexit.register(_leave)
+        yield
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager
