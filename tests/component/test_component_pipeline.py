@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from component_world import write_rows
+from component_world import MORE, ROWS, write_rows
 
 from luthier.cli import main
 from luthier.doors.component_pipeline import pipeline_files
@@ -365,6 +365,113 @@ def test_a_word_that_is_no_step_or_task(place, luthier):
     done = luthier(place, "yaml", "import", "--set", "seed=1")
     assert done.returncode == 2
     assert yaml.safe_load(luthier(place, "yaml", "import").stdout)["name"] == "luthier_import"
+
+
+def test_a_path_in_yaml_is_meant_from_the_yaml(run, luthier, place):
+    (place / "inner").mkdir()
+    (place / "extra.txt").write_text("x")
+    literal = "extra: {type: uri_file, path: ./extra.txt}\n    environment"
+    text = PIPELINE.replace("extra: ${{parent.inputs.extra}}\n    environment", literal)
+    text = text.replace("  extra: {type: uri_file, optional: true}\noutputs: {end", "outputs: {end")
+    (place / "others.yaml").write_text(text)
+    done = luthier(place / "inner", "run", "../others.yaml", "--work", place / "others-work")
+    assert done.returncode == 0, done.stderr
+    assert facts(place)["rest"] == [str(place / "extra.txt")]
+    (place / "extra.txt").unlink()
+    done = run(place)
+    assert done.returncode == 2
+    assert "jobs.first.inputs.extra: there is no file or folder" in done.stderr
+
+
+def test_a_job_gives_its_pipeline_values(run, place):
+    (place / "jobs").mkdir()
+    (place / "jobs" / "extra.txt").write_text("x")
+    job = """
+    type: pipeline
+    component: ../others.yaml
+    inputs: {say: from the job, extra: {type: uri_file, path: extra.txt}}
+    """
+    (place / "jobs" / "job.yaml").write_text(job)
+    done = run(place, "--work", "others-work", file="jobs/job.yaml")
+    assert done.returncode == 0, done.stderr
+    assert facts(place)["say"] == "from the job"
+    assert facts(place)["rest"] == [str(place / "jobs" / "extra.txt")]
+    done = run(place, "--work", "others-work", "--set", "say=from me", file="jobs/job.yaml")
+    assert facts(place)["say"] == "from me"
+    (place / "jobs" / "job.yaml").write_text(job.replace("say:", "sya:"))
+    done = run(place, file="jobs/job.yaml")
+    assert (done.returncode, "inputs.sya: the pipeline has no such input" in done.stderr) == (
+        2,
+        True,
+    )
+
+
+def written(folder, task_name, count=40, **settings):
+    """The files of a task's pipeline in a folder; ``--set`` for tiny rows and what is given."""
+    folder.mkdir(parents=True)
+    for name, text in pipeline_files(task_name).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    rows = write_rows(folder / "rows.jsonl", task_name, count)
+    settings = {"train_file_path": rows, "learning_rate": "1e-3", **settings}
+    return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+
+
+@pytest.mark.parametrize(
+    "task_name",
+    [n if n == "Translation" else pytest.param(n, marks=pytest.mark.slow) for n in ROWS],
+)
+def test_the_commands_of_every_task_do_their_work(luthier, tmp_path, tiny, task_name):
+    """Those that a run would start, one after the other, in this process."""
+    settings = written(
+        tmp_path / "files", task_name, model_path=tiny(task_name), num_train_epochs=1,
+        **MORE.get(task_name, {}),
+    )  # fmt: skip
+    shown = luthier(tmp_path, "run", "files/pipeline.yaml", "--dry-run", "--json", *settings)
+    assert shown.returncode == 0, shown.stderr
+    (tmp_path / "pipeline-work").mkdir()
+    for step, argv in json.loads(shown.stdout).items():
+        assert argv[:4] == [sys.executable, "-m", "luthier", "component"]
+        (tmp_path / "pipeline-work" / step).mkdir()
+        done = luthier(tmp_path, *argv[4:])
+        assert done.returncode == 0, done.stderr
+    found = tmp_path / "pipeline-work" / "evaluate" / "evaluation_output" / "metrics.json"
+    assert json.loads(found.read_text())["metrics"]
+
+
+@pytest.mark.slow
+def test_a_finetune_within_a_pipeline_is_stopped_and_goes_on(luthier, tmp_path, tiny):
+    """Ctrl-C in the third of four real processes; then it is the same as if never stopped."""
+    settings = written(
+        tmp_path / "files", "SingleLabelClassification", 80, num_train_epochs=3,
+        model_path=tiny("SingleLabelClassification"), evaluation_strategy="steps", eval_steps=10,
+    )  # fmt: skip
+    words = ["run", "files/pipeline.yaml", *settings]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "luthier", "component", *words],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if "checkpoint after step 20" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 130, "".join(seen) + rest
+    assert "stopped in the step finetune" in rest
+    assert "--set resume_from_checkpoint=true" in rest
+    done = luthier(tmp_path, *words, "--set", "resume_from_checkpoint=true", "--json")
+    assert done.returncode == 0, done.stderr
+    assert ran(done) == {"import": False, "preprocess": False, "finetune": True, "evaluate": True}
+    assert "resuming after step" in done.stderr
+    weights = Path(json.loads(done.stdout)["outputs"]["pytorch_model_folder"], "model.safetensors")
+    resumed = weights.read_bytes()
+    straight = luthier(tmp_path, *words)
+    assert straight.returncode == 0, straight.stderr
+    assert "resuming" not in straight.stderr
+    assert weights.read_bytes() == resumed
 
 
 def test_a_task_runs_from_its_own_yaml(tmp_path, tiny, luthier):

@@ -81,7 +81,7 @@ def read_pipeline(file: Path) -> Pipeline:
     jobs = document["jobs"]
     declared, values = _declared(_mapping(document, "inputs"), file.parent)
     steps = tuple(
-        _step(name, jobs[name], components[name], folders[name])
+        _step(name, jobs[name], components[name], folders[name], file.parent)
         for name in in_order(dependencies(jobs))
     )
     return Pipeline(file, str(document.get("name") or file.stem), declared, values, steps)
@@ -215,7 +215,10 @@ def _beside(file: Path, name: str, field: str) -> Path:
     return found
 
 
-def _step(name: str, job: Mapping[str, Any], component: dict[str, Any], folder: Path) -> Step:
+def _step(
+    name: str, job: Mapping[str, Any], component: dict[str, Any], folder: Path, beside: Path
+) -> Step:
+    """folder: what the component's paths are meant from; beside: what the pipeline's are."""
     merged = {**component, **{k: v for k, v in job.items() if k not in ("inputs", "outputs")}}
     resources, spread = _mapping(merged, "resources"), _mapping(merged, "distribution")
     nodes, processes = resources.get("instance_count", 1), spread.get("process_count_per_instance")
@@ -224,14 +227,20 @@ def _step(name: str, job: Mapping[str, Any], component: dict[str, Any], folder: 
         raise SpecError([Problem(f"jobs.{name}.resources.instance_count", message)])
     code = merged.get("code")
     outputs = _mapping(component, "outputs")
+    declared = {
+        n: about if isinstance(about, dict) else {}
+        for n, about in _mapping(component, "inputs").items()
+    }
+    inputs = {n: bound_value(value) for n, value in _mapping(job, "inputs").items()}
+    for n, text in inputs.items():
+        if text is not None and "${{" not in text and declared[n].get("type") in PATH_TYPES:
+            path = text if ":" in text else str(beside / text)
+            inputs[n] = _checked(f"jobs.{name}.inputs.{n}", declared[n], path)
     return Step(
         name=name,
         command=str(component["command"]),
-        inputs={n: bound_value(value) for n, value in _mapping(job, "inputs").items()},
-        declared={
-            n: about if isinstance(about, dict) else {}
-            for n, about in _mapping(component, "inputs").items()
-        },
+        inputs=inputs,
+        declared=declared,
         outputs={n: str((about or {}).get("type", "uri_folder")) for n, about in outputs.items()},
         results={
             n: text.removeprefix("${{").removesuffix("}}").strip().rpartition(".")[2]
