@@ -5,15 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
-from component_world import MORE, ROWS, write_rows
-
-from luthier.cli import main
-from luthier.doors.component_pipeline import pipeline_files
+from component_command import command
 
 #: What the steps of other people do here: write what they got, and fail or wait if told to.
 SCRIPT = """
@@ -84,26 +80,9 @@ def place(tmp_path):
     return tmp_path
 
 
-@dataclass
-class Done:
-    """What a command line left, as a process would have."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
 def luthier(capfd, monkeypatch):
-    """``luthier(folder, *words)``: the command, called in that folder; steps are processes."""
-
-    def call(folder, *words):
-        monkeypatch.chdir(folder)
-        capfd.readouterr()
-        code = main.run(["component", *map(str, words)])
-        return Done(code, *capfd.readouterr())
-
-    return call
+    return command(capfd, monkeypatch)
 
 
 @pytest.fixture
@@ -403,100 +382,4 @@ def test_a_job_gives_its_pipeline_values(run, place):
     assert (done.returncode, "inputs.sya: the pipeline has no such input" in done.stderr) == (
         2,
         True,
-    )
-
-
-def written(folder, task_name, count=40, **settings):
-    """The files of a task's pipeline in a folder; ``--set`` for tiny rows and what is given."""
-    folder.mkdir(parents=True)
-    for name, text in pipeline_files(task_name).items():
-        (folder / name).write_text(text, encoding="utf-8")
-    rows = write_rows(folder / "rows.jsonl", task_name, count)
-    settings = {"train_file_path": rows, "learning_rate": "1e-3", **settings}
-    return [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-
-
-@pytest.mark.parametrize(
-    "task_name",
-    [n if n == "Translation" else pytest.param(n, marks=pytest.mark.slow) for n in ROWS],
-)
-def test_the_commands_of_every_task_do_their_work(luthier, tmp_path, tiny, task_name):
-    """Those that a run would start, one after the other, in this process."""
-    settings = written(
-        tmp_path / "files", task_name, model_path=tiny(task_name), num_train_epochs=1,
-        **MORE.get(task_name, {}),
-    )  # fmt: skip
-    shown = luthier(tmp_path, "run", "files/pipeline.yaml", "--dry-run", "--json", *settings)
-    assert shown.returncode == 0, shown.stderr
-    (tmp_path / "pipeline-work").mkdir()
-    for step, argv in json.loads(shown.stdout).items():
-        assert argv[:4] == [sys.executable, "-m", "luthier", "component"]
-        (tmp_path / "pipeline-work" / step).mkdir()
-        done = luthier(tmp_path, *argv[4:])
-        assert done.returncode == 0, done.stderr
-    found = tmp_path / "pipeline-work" / "evaluate" / "evaluation_output" / "metrics.json"
-    assert json.loads(found.read_text())["metrics"]
-
-
-@pytest.mark.slow
-def test_a_finetune_within_a_pipeline_is_stopped_and_goes_on(luthier, tmp_path, tiny):
-    """Ctrl-C in the third of four real processes; then it is the same as if never stopped."""
-    settings = written(
-        tmp_path / "files", "SingleLabelClassification", 80, num_train_epochs=3,
-        model_path=tiny("SingleLabelClassification"), evaluation_strategy="steps", eval_steps=10,
-    )  # fmt: skip
-    words = ["run", "files/pipeline.yaml", *settings]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "luthier", "component", *words],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stderr is not None
-    seen = []
-    for line in process.stderr:
-        seen.append(line)
-        if "checkpoint after step 20" in line:
-            process.send_signal(signal.SIGINT)
-            break
-    rest = process.stderr.read()
-    process.stderr.close()
-    assert process.wait(60) == 130, "".join(seen) + rest
-    assert "stopped in the step finetune" in rest
-    assert "--set resume_from_checkpoint=true" in rest
-    done = luthier(tmp_path, *words, "--set", "resume_from_checkpoint=true", "--json")
-    assert done.returncode == 0, done.stderr
-    assert ran(done) == {"import": False, "preprocess": False, "finetune": True, "evaluate": True}
-    assert "resuming after step" in done.stderr
-    weights = Path(json.loads(done.stdout)["outputs"]["pytorch_model_folder"], "model.safetensors")
-    resumed = weights.read_bytes()
-    straight = luthier(tmp_path, *words)
-    assert straight.returncode == 0, straight.stderr
-    assert "resuming" not in straight.stderr
-    assert weights.read_bytes() == resumed
-
-
-def test_a_task_runs_from_its_own_yaml(tmp_path, tiny, luthier):
-    """Import, preprocess, finetune, evaluate: four processes, from the files that were written."""
-    import transformers
-
-    files = tmp_path / "a folder's files"
-    files.mkdir()
-    for name, text in pipeline_files("SingleLabelClassification").items():
-        (files / name).write_text(text, encoding="utf-8")
-    rows = write_rows(tmp_path / "the 'rows'.jsonl", "SingleLabelClassification", 40)
-    model = tiny("SingleLabelClassification")
-    settings = {"train_file_path": rows.name, "model_path": model, "num_train_epochs": 1,
-                "learning_rate": "1e-3", "apply_lora": "true"}  # fmt: skip
-    words = [w for name, value in settings.items() for w in ("--set", f"{name}={value}")]
-    done = luthier(tmp_path, "run", files / "pipeline.yaml", "--json", *words)
-    assert done.returncode == 0, done.stderr
-    made = json.loads(done.stdout)
-    assert ran(done) == dict.fromkeys(("import", "preprocess", "finetune", "evaluate"), True)
-    found = json.loads(Path(made["outputs"]["evaluation_output"], "metrics.json").read_text())
-    assert found["rows"] == 4
-    folder = made["outputs"]["pytorch_model_folder"]
-    transformers.AutoModelForSequenceClassification.from_pretrained(folder)
-    assert Path(made["outputs"]["mlflow_model_folder"], "MLmodel").is_file()
-    # a second run finds all of it as it was: what reads a folder leaves it alone
-    assert not any(
-        ran(luthier(tmp_path, "run", files / "pipeline.yaml", "--json", *words)).values()
     )
