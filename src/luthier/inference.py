@@ -148,6 +148,9 @@ def encode(
     Raises:
         DataError: an item is neither a string nor a document with a text; names its row.
     """
+    if isinstance(model, str):
+        hint = "luthier.build_model(name) opens a pretrained one, get_model(artifact) a tuned one"
+        raise ModelError("encode takes an open model, not a name", where=model, hint=hint)
     size = batch_size if batch_size is not None else getattr(model, "batch_size", 32)
     _check_batch_size(size)
     if isinstance(data, str):

@@ -298,6 +298,25 @@ def test_a_convolutional_model(spec, trained, tmp_path) -> None:
     assert done.metrics["after"]["accuracy"] > 0.8
 
 
+def test_convolutions_are_resumed_in_their_layout(spec, trained, tmp_path) -> None:
+    """Channels last where not asked for the plain path, whose losses are the same."""
+    words = {"model": {"name": str(tiny_resnet(tmp_path / "resnet"))}, "count": 48}
+    job = spec("image-classification", **words, training={"max_steps": 6})
+    setup = prepared(job, tmp_path)
+    layouts = {w.is_contiguous(memory_format=torch.channels_last)
+               for w in setup.model.parameters() if w.dim() == 4}  # fmt: skip
+    assert layouts == {True}
+    whole = trained(job, "whole")
+    with pytest.raises(Interrupted):
+        trained(job, "cut", stop=3)
+    again = trained(job, "cut")
+    assert losses(again) == losses(whole)
+    assert weights(again) == weights(whole)
+    plain = spec("image-classification", **words,
+                 training={"max_steps": 6, "execution": "padded"})  # fmt: skip
+    np.testing.assert_allclose(losses(trained(plain, "plain")), losses(whole), rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -115,6 +115,12 @@ def test_artifacts_are_found_by_id_prefix_and_run(bundle: Path, tmp_path: Path) 
             get_model("0" * 64)
 
 
+def test_a_name_is_not_an_open_model() -> None:
+    with pytest.raises(ModelError, match="not a name") as caught:
+        encode("all-minilm-l6-v2", ["a text"])  # type: ignore[arg-type]
+    assert "build_model" in str(caught.value)
+
+
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
         get_model(tmp_path / "nowhere")

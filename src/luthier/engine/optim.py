@@ -89,6 +89,7 @@ class Optimization:
         """The inverse of ``state``."""
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            _lay_out_as_parameters(optimizer)
         for scheduler, saved in zip(self.schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(saved)
         if self._scaler:
@@ -98,6 +99,16 @@ class Optimization:
     def _scaler(self) -> torch.amp.GradScaler | None:
         scaler: torch.amp.GradScaler | None = self.device.accelerator.scaler
         return scaler
+
+
+def _lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Give restored states the strides that they were made with, those of their parameters: sums
+    over another layout are rounded otherwise, and files know no strides."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            like = torch.is_tensor(value) and value.shape == parameter.shape
+            if like and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def plain_state(state: Mapping[str, Any]) -> dict[str, Any]:

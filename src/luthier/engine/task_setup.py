@@ -33,6 +33,7 @@ from luthier.engine.state import History, Position, seed_everything
 from luthier.engine.task_learner import TaskLearner
 from luthier.errors import Problem, SpecError
 from luthier.models.adapters import add_lora
+from luthier.models.layout import channels_last
 from luthier.models.task import TaskModel
 from luthier.models.unpadded import Unpadded, unfit
 from luthier.registry import find
@@ -190,6 +191,8 @@ def _loader(
         model.fix(spec.model.num_fixed_layers, everything=spec.model.freeze, where=spec.model.name)
         if adapted:
             add_lora(model, spec.adapter, spec.model.name)
+        if data.task.of_images and spec.training.execution != "padded":
+            channels_last(model.model)
         return model.to(device.torch)
 
     return load
