@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import yaml
@@ -23,8 +24,11 @@ if say == "wait":
     def stop(number, frame):
         pathlib.Path(folder, "stopped").write_text(str(number))
         sys.exit(130)
-    signal.signal(signal.SIGINT, signal.SIG_IGN if rest else stop)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if rest else stop)
+    def go_on(number, frame):
+        with open(os.path.join(folder, "asked"), "a") as asked:
+            asked.write("x")
+    signal.signal(signal.SIGINT, go_on if rest else stop)
+    signal.signal(signal.SIGTERM, go_on if rest else stop)
     print("waiting", flush=True)
     while True:
         time.sleep(60)
@@ -132,6 +136,17 @@ def test_a_second_run_says_what_it_does_again(place, run):
     assert facts(place, "second")["read"] == "other"
 
 
+def test_a_step_that_is_not_deterministic_is_always_done_again(run, place):
+    text = PIPELINE.replace(
+        "      name: first\n", "      name: first\n      is_deterministic: false\n"
+    )
+    (place / "others.yaml").write_text(text)
+    run(place)
+    done = run(place, "--json")
+    assert ran(done)["first"]
+    assert "first: runs, for its component is not deterministic" in done.stderr
+
+
 def test_what_changed_behind_its_back_is_done_again(place, run):
     extra = place / "extra.txt"
     extra.write_text("one")
@@ -198,10 +213,11 @@ def test_a_step_that_will_not_stop_is_killed_by_the_third_signal(place):
     file = place / "others.yaml"
     file.write_text(PIPELINE.replace("$[[${{inputs.extra}}]]", "$[[${{inputs.extra}}]] on"))
     process = started(place, "--set", "say=wait")
-    for _ in range(2):
+    asked = place / "others-work" / "first" / "made" / "asked"
+    for count in (1, 2):
         process.send_signal(signal.SIGINT)
-        with pytest.raises(subprocess.TimeoutExpired):  # it goes on; two in one are but one signal
-            process.wait(timeout=0.3)
+        wait_until(lambda count=count: asked.exists() and len(asked.read_text()) == count)
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
@@ -233,8 +249,10 @@ def children(lock):
     return found
 
 
-def wait_until(true, attempts=20):
-    assert any(true() for _ in range(attempts))
+def wait_until(true, most_s=60):
+    deadline = monotonic() + most_s
+    while not true():
+        assert monotonic() < deadline
 
 
 def test_somebody_elses_folder_is_left_alone(place, run):

@@ -209,6 +209,7 @@ class _Relay:
 
     def __init__(self) -> None:
         self.seen: list[int] = []
+        self._handed_on = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def note(self, number: int, frame: object) -> None:
@@ -220,7 +221,7 @@ class _Relay:
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
         self._process = process
-        if self.seen:  # it came while the process was being started
+        if self._handed_on < len(self.seen):  # it came while the process was being started
             self._hand_on(process)
         try:
             return process.wait()
@@ -228,6 +229,7 @@ class _Relay:
             self._process = None
 
     def _hand_on(self, process: subprocess.Popen[bytes]) -> None:
+        self._handed_on = len(self.seen)
         number = self.seen[-1] if len(self.seen) <= _PATIENCE else signal.SIGKILL
         with suppress(ProcessLookupError):  # it has ended a moment ago
             os.killpg(process.pid, number)
@@ -236,9 +238,10 @@ class _Relay:
 @contextmanager
 def _listening() -> Iterator[_Relay]:
     relay = _Relay()
-    watched = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    # one that is ignored, as under nohup, stays so
-    before = {n: signal.getsignal(n) for n in watched if signal.getsignal(n) != signal.SIG_IGN}
+    watched = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under nohup it stays ignored
+        watched.append(signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in watched}
     for number in before:
         signal.signal(number, relay.note)
     try:
