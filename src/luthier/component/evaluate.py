@@ -13,8 +13,7 @@ from luthier.component.folders import check_apart, output, write_json, write_mar
 from luthier.component.inputs import Prepared, read_prepared
 from luthier.component.model_import import mlflow_data
 from luthier.data.rows import Rows, read_rows
-from luthier.engine.control import Control, Listener
-from luthier.engine.examine import obeying
+from luthier.engine.control import Control, Listener, obeying
 from luthier.errors import DataError, ModelError
 from luthier.evaluation.significance import resamples_of
 from luthier.registry import find

@@ -31,8 +31,7 @@ from luthier.data.parts import THREE_WAYS, TWO_WAYS, split_rows
 from luthier.data.rows import Rows, read_rows
 from luthier.doors.component import preprocess_words
 from luthier.doors.component_table import TABLE
-from luthier.engine.control import Control, Listener
-from luthier.engine.examine import obeying
+from luthier.engine.control import Control, Listener, obeying
 from luthier.engine.features import Features, say_what_is_cut
 from luthier.errors import DataError, Problem, SpecError
 from luthier.registry import find

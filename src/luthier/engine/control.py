@@ -29,3 +29,16 @@ def keep_going() -> None:
 
 def ignore(kind: str, data: dict[str, Any]) -> None:
     """A listener that listens to nothing."""
+
+
+def obeying(control: Callable[[], str | None]) -> Callable[[], None]:
+    """Raises what ends an evaluation when the run is told to stop."""
+
+    def obey() -> None:
+        wish = control()
+        if wish == "cancel":
+            raise Cancelled
+        if wish == "interrupt":
+            raise Interrupted  # the last checkpoint stands: evaluating again costs little
+
+    return obey

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from luthier.engine.control import Cancelled, Interrupted
 from luthier.engine.decisions import Watch
 from luthier.engine.loop import Moments
 from luthier.engine.setup import KEPT, Setup, checkpoints, pretrained, prune
@@ -168,19 +167,6 @@ class Examiner(Moments):
             if isinstance(watch.callback, BestModelCheckpoint) and "step" in watch.memory:
                 return self.setup.place.folder / "best" / f"step-{watch.memory['step']:08d}"
         return None
-
-
-def obeying(control: Callable[[], str | None]) -> Callable[[], None]:
-    """Raises what ends an evaluation when the run is told to stop."""
-
-    def obey() -> None:
-        wish = control()
-        if wish == "cancel":
-            raise Cancelled
-        if wish == "interrupt":
-            raise Interrupted  # the last checkpoint stands: evaluating again costs little
-
-    return obey
 
 
 def save_checkpoint(setup: Setup) -> None:

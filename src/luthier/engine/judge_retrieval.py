@@ -11,8 +11,7 @@ import numpy as np
 
 from luthier.batches import make_plan
 from luthier.data import facts
-from luthier.engine.control import Control, Listener
-from luthier.engine.examine import obeying
+from luthier.engine.control import Control, Listener, obeying
 from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.precision import encoding_in, encoding_precision
 from luthier.engine.read import Data

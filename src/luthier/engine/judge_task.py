@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from luthier.engine.control import Control, Listener
-from luthier.engine.examine import obeying
+from luthier.engine.control import Control, Listener, obeying
 from luthier.engine.features import Features
 from luthier.engine.setup import Setup
 from luthier.engine.task_learner import TaskLearner
