@@ -55,6 +55,22 @@ def test_the_commands_of_every_task_do_their_work(luthier, tmp_path, tiny, task_
     assert json.loads(found.read_text())["metrics"]
 
 
+def test_what_a_step_will_not_take_is_said_before_the_first_runs(luthier, tmp_path):
+    wrong = {"warmup_steps": 3, "lr_scheduler_type": "constant", "save_total_limit": 0}
+    same = {"source_lang": "en", "target_lang": "en"}
+    settings = written(tmp_path / "files", "Translation", **same, **wrong)
+    done = luthier(tmp_path, "run", "files/pipeline.yaml", *settings)
+    assert done.returncode == 2
+    for part in (
+        "jobs.import: huggingface_id: exactly one of",
+        "jobs.preprocess: target_lang: is the source language too",
+        "jobs.finetune: warmup_steps: the 'constant' schedule has no warm-up",
+        "jobs.finetune: save_total_limit",
+    ):
+        assert part in done.stderr
+    assert not (tmp_path / "pipeline-work").exists()
+
+
 @pytest.mark.slow
 def test_a_finetune_within_a_pipeline_is_stopped_and_goes_on(luthier, tmp_path, tiny):
     """Ctrl-C in the third of four real processes; then it is the same as if never stopped."""

@@ -21,12 +21,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import luthier
 from luthier.component.pipeline import Pipeline, Step, inputs_of
+from luthier.doors.component import flags, parse
 from luthier.doors.component_command import Use, fill, words
 from luthier.doors.component_lint import PATH_TYPES
+from luthier.doors.component_table import TABLE
+from luthier.doors.component_table import Step as StepName
 from luthier.errors import Conflict, Problem, SpecError, StepFailed
 from luthier.store import atomic
 from luthier.store.bundle import sha256_of
@@ -62,9 +65,14 @@ class Stopped(Exception):
 
 
 def plan(pipeline: Pipeline, values: Mapping[str, str], work: Path) -> list[Call]:
-    """The processes of a run, in order. Raises SpecError for a command that needs a shell."""
+    """The processes of a run, in order.
+
+    Raises SpecError for a command that needs a shell, and for flags that luthier's own steps
+    will not take, those of all steps together.
+    """
     made: dict[str, dict[str, Path]] = {}
-    calls = []
+    calls: list[Call] = []
+    problems: list[Problem] = []
     for step in pipeline.steps:
         inputs = inputs_of(step, values, made)
         made[step.name] = {name: work / step.name / name for name in step.outputs}
@@ -72,15 +80,23 @@ def plan(pipeline: Pipeline, values: Mapping[str, str], work: Path) -> list[Call
         found |= {Use("outputs", name): str(path) for name, path in made[step.name].items()}
         try:
             argv = fill(words(step.command, inputs), found)
+            _check_flags(argv)
         except SpecError as error:
             where = f"jobs.{step.name}: "
-            raise SpecError(
-                [Problem(where + p.field, p.message, p.hint) for p in error.problems]
-            ) from None
+            problems += [Problem(where + p.field, p.message, p.hint) for p in error.problems]
+            continue
         ours = argv[:2] == ["luthier", "component"]
         command = tuple(_launched(argv, step.processes))
         calls.append(Call(step, command, inputs, made[step.name], ours))
+    if problems:
+        raise SpecError(problems)
     return calls
+
+
+def _check_flags(argv: list[str]) -> None:
+    """As the step itself will, but before the first one has run for an hour."""
+    if argv[:2] == ["luthier", "component"] and len(argv) > 2 and argv[2] in TABLE:
+        parse(cast(StepName, argv[2]), flags(argv[3:]))
 
 
 def _launched(argv: list[str], processes: int) -> list[str]:
