@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from launching_steps import World, launch
+from safetensors.torch import load_file
 
 from luthier.errors import SpecError
 from luthier.store.bundle import open_bundle
@@ -30,6 +31,7 @@ LOSSES = 1e-5
 #: The gradient of a key's bias is zero but for rounding (softmax does not see it), and Adam makes
 #: steps of full length out of it.
 NOISE = "attention.self.key.bias"
+WEIGHTS = "model.safetensors"
 
 
 def config(folder, stage, **more):
@@ -192,7 +194,15 @@ def test_adapters_under_zero_3(world) -> None:
 def test_16_bits(world) -> None:
     """The weights themselves are bf16 under DeepSpeed: losses to bf16's 8 digits of mantissa."""
     given = TWO | {"apply_deepspeed": "true", "precision": 16}
-    found = launch(world.folder, 2, [("bf16", world.flags("bf16", **given))], deepspeed=True)
+    work = [("bf16", world.flags("bf16", **given)),
+            ("bf16 lora", world.flags("bf16 lora", **given, **LORA))]  # fmt: skip
+    found = launch(world.folder, 2, work, deepspeed=True)
     assert found["bf16"][0]["config"]["bf16"] == {"enabled": True}
     assert world.losses("bf16") == pytest.approx(world.losses("plain"), rel=2e-2)
     transformers.AutoModelForSequenceClassification.from_pretrained(world.folder / "bf16")
+    # adapters are merged into the float32 weights that they came beside
+    merged, before = world.weights("bf16 lora"), load_file(world.steps.selected / WEIGHTS)
+    assert {weight.dtype for weight in merged.values()} == {torch.float32}
+    for name, weight in before.items():
+        if f"bert.{name}" in merged and not name.endswith(("query.weight", "value.weight")):
+            assert torch.equal(merged[f"bert.{name}"], weight), name

@@ -47,6 +47,8 @@ class Sharded(Processes):
         section = self._config.get("zero_optimization", {})
         if (section.get("offload_optimizer") or {}).get("device", "none") != "none":
             self._config["zero_force_ds_cpu_optimizer"] = False  # which would be compiled first
+        kinds = (self._config.get(name) or {} for name in ("bf16", "fp16"))
+        self.half = any(kind.get("enabled") for kind in kinds)
         self._engine: Any = None
 
     def attach(self, setup: Setup) -> None:

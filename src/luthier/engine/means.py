@@ -32,12 +32,14 @@ class Means:
         rank, processes: which of how many this one is. The first one writes.
         halves: whether a step that does not fit is done again in smaller pieces.
         compiles: whether the model is compiled first.
+        half: whether the weights themselves are kept in 16 bits while they train.
     """
 
     rank = 0
     processes = 1
     halves = True
     compiles = False
+    half = False
 
     @property
     def writes(self) -> bool:

@@ -15,7 +15,7 @@ from luthier.engine.setup import Setup, checkpointed, checkpoints, pretrained, p
 from luthier.engine.state import OURS, write_state
 from luthier.errors import CorruptBundle, NotFound
 from luthier.evaluation.report import Report, write_report
-from luthier.models.adapters import merge, merged, save_adapter
+from luthier.models.adapters import merge, merged, restore, save_adapter, trainable
 from luthier.models.text import TextModel
 from luthier.models.vocabulary import whole
 from luthier.spec import WiSEFTCallback
@@ -99,6 +99,8 @@ def _chosen(setup: Setup, examiner: Examiner, tell: Listener) -> tuple[Any, bool
         if step != setup.position.done:
             model = checkpointed(setup, best)
             is_last = False
+    if is_last and setup.means.half and model.adapter is not None:
+        model, is_last = _in_full(setup), False
     mix = next((c for c in setup.spec.callbacks if isinstance(c, WiSEFTCallback)), None)
     if mix is not None:
         merge(model)
@@ -108,6 +110,15 @@ def _chosen(setup: Setup, examiner: Examiner, tell: Listener) -> tuple[Any, bool
         _interpolate(model, start, mix.alpha, new_head=new_head)
         is_last = False
     return model, is_last
+
+
+def _in_full(setup: Setup) -> Any:
+    """The pretrained weights as they were, and the adapters as they are, all in float32."""
+    with setup.means.whole(setup.model):
+        tuned = {name: weight.float().clone() for name, weight in trainable(setup.model).items()}
+    model = pretrained(setup)
+    restore(model, tuned)
+    return model
 
 
 def _interpolate(model: Any, start: Any, alpha: float, *, new_head: bool) -> None:
