@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import resource
 import signal
 import subprocess
@@ -237,3 +238,22 @@ def test_preprocess_is_stopped_in_order(ready, tmp_path):
     assert process.wait(60) == 130, "".join(seen) + rest
     assert "stopped; the same command goes on" in rest
     assert [p.name for p in (tmp_path / "prepared").iterdir()] == [".luthier-step"]
+
+
+def test_on_a_terminal_a_step_waits_for_nobody(tmp_path):
+    """Its bar is that of runs, which wait for a worker; a step starts."""
+    here, there = pty.openpty()
+    command = [sys.executable, "-m", "luthier", "component", "import", *CLASSIFY]
+    words = ["--model_path", "nowhere", "--model_selector_output", "new"]
+    process = subprocess.Popen([*command, *words], cwd=tmp_path, stderr=there, close_fds=True)
+    os.close(there)
+    said = b""
+    try:
+        while part := os.read(here, 4096):
+            said += part
+    except OSError:  # a terminal whose other end is closed
+        pass
+    os.close(here)
+    assert process.wait(60) == 4
+    assert b"starting" in said
+    assert b"worker" not in said

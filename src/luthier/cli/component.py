@@ -189,7 +189,7 @@ def _telling(step: Step, as_json: bool) -> Iterator[Callable[[str, dict[str, Any
     from luthier.runs.display import follower
     from luthier.runs.records import Event
 
-    with follower(step, not as_json) as show:
+    with follower(step, not as_json, before="starting") as show:
         yield lambda kind, data: show(Event(0, time(), 0, kind, data))
 
 

@@ -79,8 +79,13 @@ def _figures(data: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def follower(name: str, progress: bool) -> Iterator[Callable[[Event], None]]:
-    """What shows events while a run is waited for: a live bar on a terminal, lines elsewhere."""
+def follower(
+    name: str, progress: bool, *, before: str = "waiting for a worker"
+) -> Iterator[Callable[[Event], None]]:
+    """What shows events while a run is waited for: a live bar on a terminal, lines elsewhere.
+
+    before: what the bar says until the first event.
+    """
     if not progress:
         yield lambda event: None
         return
@@ -90,7 +95,7 @@ def follower(name: str, progress: bool) -> Iterator[Callable[[Event], None]]:
     if not console.is_terminal and not console.is_jupyter:
         yield _print_line
         return
-    with _bar(name, console) as show:
+    with _bar(name, console, before) as show:
         yield show
 
 
@@ -101,7 +106,7 @@ def _print_line(event: Event) -> None:
 
 
 @contextmanager
-def _bar(name: str, console: Console) -> Iterator[Callable[[Event], None]]:
+def _bar(name: str, console: Console, before: str) -> Iterator[Callable[[Event], None]]:
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -112,7 +117,7 @@ def _bar(name: str, console: Console) -> Iterator[Callable[[Event], None]]:
         TextColumn("{task.fields[facts]}"),
     )
     with Progress(*columns, console=console, transient=False) as bar:
-        task = bar.add_task(escape(name), total=1, completed=0, facts="waiting for a worker")
+        task = bar.add_task(escape(name), total=1, completed=0, facts=before)
 
         def show(event: Event) -> None:
             data = event.data
