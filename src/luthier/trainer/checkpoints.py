@@ -35,7 +35,7 @@ from luthier.trainer import zero
 from luthier.trainer.arguments import ArgumentsError
 from luthier.trainer.ranks import bring_together, read_rank
 
-logger = logging.get_logger("luthier")
+logger = logging.get_logger("transformers.luthier")
 
 _STATE = "trainer_state.json"
 _ARGUMENTS = "training_args.json"
@@ -105,14 +105,7 @@ class Checkpoints:
 
     def _fill(self, folder: Path) -> None:
         self.save_model(str(folder), _internal_call=True)
-        for callback in [*self.callback_handler.callbacks, self.control]:
-            if isinstance(callback, ExportableState):
-                name = type(callback).__name__
-                known: Any = self.state.stateful_callbacks.get(name)
-                if isinstance(known, list):
-                    known.append(callback.state())
-                else:
-                    self.state.stateful_callbacks[name] = callback.state()
+        self.state.stateful_callbacks |= self._what_callbacks_remember()
         self.state.save_to_json(str(folder / _STATE))
         if self.args.save_only_model:
             return
@@ -125,12 +118,21 @@ class Checkpoints:
         if self.args.world_size > 1:
             bring_together(own, ours, self.args.device)
 
+    def _what_callbacks_remember(self) -> dict[str, Any]:
+        """By the name of the class; a list where there are several of it."""
+        found: dict[str, list[Any]] = {}
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                found.setdefault(type(callback).__name__, []).append(callback.state())
+        return {name: all_[0] if len(all_) == 1 else all_ for name, all_ in found.items()}
+
     def _shared_parts(self) -> dict[str, Any]:
         """What is the same in every process."""
         scaler = getattr(self.accelerator, "scaler", None)
         engine = self.model_wrapped if self.is_deepspeed_enabled else None
         return {
             "processes": self.args.world_size,
+            "steps_per_epoch": self._steps_per_epoch,
             "zero": None if engine is None else zero.counters(engine),
             "optimizer": None if engine is not None else self.optimizer.state_dict(),
             "scheduler": plain_state(self.lr_scheduler.state_dict()),
@@ -189,6 +191,7 @@ class Checkpoints:
 
     def _resumption(self, checkpoint: str | None, steps_per_epoch: int) -> Resumption:
         """Optimizer and schedule are restored already; what is left."""
+        self._steps_per_epoch = steps_per_epoch
         if checkpoint is None:
             return Resumption()
         done, skip = self.state.global_step, not self.args.ignore_data_skip
@@ -207,6 +210,8 @@ class Checkpoints:
                 before, self.args.world_size,
             )  # fmt: skip
             return Resumption(position, last_logged=done)
+        if parts.get("steps_per_epoch", steps_per_epoch) != steps_per_epoch:
+            skip = False  # other batches, or other rows: the place is that of the number of steps
         own = _own(folder, parts, rank)
         return Resumption(
             saved if skip else position,

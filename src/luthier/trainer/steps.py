@@ -18,10 +18,13 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedType
 from torch import nn
+from transformers.utils import logging
 
 from luthier.engine.loop import Moments
 from luthier.engine.state import Position
 from luthier.trainer.pieces import halves, rows_of
+
+logger = logging.get_logger("transformers.luthier")
 
 
 class TrainerLearner:
@@ -59,7 +62,8 @@ class TrainerLearner:
         else:
             self._begun, self._told = trainer.state.global_step, 0
             trainer.tell("on_step_begin")
-        items = trainer._get_num_items_in_batch(batch, trainer.args.device)
+        # A subclass may count, or choose, in its own way.
+        batch, items = trainer.get_batch_samples(iter(batch), len(batch), trainer.args.device)
         total, logged = 0.0, trainer.logged_loss.clone()
         for number, part in enumerate(batch):
             last = number == len(batch) - 1
@@ -92,7 +96,8 @@ class TrainerLearner:
 
     def _synchronized(self, last: bool) -> AbstractContextManager[Any]:
         accelerator = self._trainer.accelerator
-        if last or accelerator.distributed_type == DistributedType.DEEPSPEED:
+        each = accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False)
+        if last or each or accelerator.distributed_type == DistributedType.DEEPSPEED:
             return nullcontext()
         context: AbstractContextManager[Any] = accelerator.no_sync(model=self._model)
         return context
@@ -145,9 +150,11 @@ class TrainerMoments(Moments):
         self._position, self._epochs = position, epochs
         self._batches, self._draws, self._act = batches_per_epoch, draws, act
         self.on_resuming: Callable[[], None] | None = None  # restores the random states
+        self._empty = False  # whether the epoch has had no row yet
 
     def epoch_began(self) -> None:
         trainer, position = self._trainer, self._position
+        self._empty = position.step == 0
         trainer.tell("on_epoch_begin")
         if self._draws:
             if position.step == 0:
@@ -165,6 +172,7 @@ class TrainerMoments(Moments):
 
     def step_ended(self) -> bool:
         trainer, position = self._trainer, self._position
+        self._empty = False
         done = min(position.step * trainer.args.gradient_accumulation_steps, self._batches)
         trainer.state.global_step += 1
         trainer.state.epoch = position.epoch + done / self._batches
@@ -179,6 +187,10 @@ class TrainerMoments(Moments):
 
     def epoch_ended(self) -> bool:
         trainer = self._trainer
+        if self._empty:  # a stream that cannot be read again would be asked for ever
+            step, steps = trainer.state.global_step, trainer.state.max_steps
+            logger.warning("the data ended at step %d of %d: an epoch had no rows", step, steps)
+            trainer.control.should_training_stop = True
         trainer.tell("on_epoch_end")
         self._act(self._stepper.grad_norm, self._stepper.learning_rate)
         return bool(trainer.control.should_training_stop) or self._position.epoch >= self._epochs

@@ -15,6 +15,8 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
+from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.optimization import GreedyLR
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import TrainOutput, has_length
 from transformers.utils import logging
@@ -35,7 +37,7 @@ from luthier.trainer.deal import dealt, streamed
 from luthier.trainer.order import Order, order_of, seeded
 from luthier.trainer.steps import TrainerLearner, TrainerMoments, TrainerStepper
 
-logger = logging.get_logger("luthier")
+logger = logging.get_logger("transformers.luthier")  # there, `log_level` sets what is heard
 
 __all__ = ["Seq2SeqTrainer", "Seq2SeqTrainingArguments", "Trainer", "TrainingArguments"]
 
@@ -95,6 +97,10 @@ class Trainer(Checkpoints, transformers.Trainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             **more,
         )
+        logs = getattr(args, "logging_dir", None)
+        for callback in self.callback_handler.callbacks:
+            if logs and isinstance(callback, TensorBoardCallback):
+                callback.logging_dir = logs
 
     # --- what the steps ask ------------------------------------------------------------------
 
@@ -121,7 +127,7 @@ class Trainer(Checkpoints, transformers.Trainer):
     @property
     def waits_for_metrics(self) -> bool:
         """Whether the schedule moves on after an evaluation, not after a step."""
-        return self.args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        return isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau | GreedyLR)
 
     # --- training ----------------------------------------------------------------------------
 
@@ -156,6 +162,10 @@ class Trainer(Checkpoints, transformers.Trainer):
         prepare: Any = self._prepare_for_training
         model, loader = prepare(max_steps, loader, resume_from_checkpoint)
         resumption = self._resumption(resume_from_checkpoint, per_epoch)
+        logger.info(
+            "***** Running training ***** %s rows, %d steps to an epoch, %d to step %d",
+            f"{values[3]:,}", per_epoch, max_steps - self.state.global_step, max_steps,
+        )  # fmt: skip
         start = time.time()
         self._begin(resumption)
         model.zero_grad()
@@ -256,6 +266,7 @@ class Trainer(Checkpoints, transformers.Trainer):
         self._total_loss_scalar = 0.0
         self._globalstep_last_logged = resumption.last_logged
         self._epoch_random: dict[str, Any] | None = resumption.epoch_random
+        cast(Any, self.control)._new_step()  # what it asked for when it was saved has been done
 
     def _source(
         self,
