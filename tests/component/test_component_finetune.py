@@ -277,6 +277,7 @@ def _compiler(refused, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own, in itself
 def test_compiled_steps_are_the_plain_ones(still) -> None:
     still.tune(num_train_epochs=2)
     expected = Tuned(still.tuned, {}, "").losses
