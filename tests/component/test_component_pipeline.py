@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,10 @@ def test_what_changed_behind_its_back_is_done_again(place, run):
     done = run(place, *words)
     assert ran(done) == {"first": False, "second": True}
     assert "second: runs, for its output has changed since" in done.stderr
+    shutil.rmtree(place / "others-work" / "second" / "made")
+    done = run(place, *words)
+    assert ran(done) == {"first": False, "second": True}
+    assert "second: runs, for its output is gone" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -176,7 +181,10 @@ def test_the_first_failure_ends_the_run(place, say, code, says, run):
     asked = run(place, "--json", "--set", f"say={say}")
     assert asked.returncode == code
     assert json.loads(asked.stdout)["code"] == "step_failed"
-    assert ran(run(place, "--json"))["first"]
+    done = run(place, "--json")
+    assert ran(done) == {"first": True, "second": True}
+    run(place, "--set", f"say={say}")
+    assert "first: runs, for it has not run to its end here" in run(place).stderr
 
 
 def test_a_step_that_cannot_be_started(place, run):

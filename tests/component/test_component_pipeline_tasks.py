@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from component_command import command
 from component_world import MORE, ROWS, write_rows
 
@@ -112,6 +113,25 @@ def test_a_finetune_within_a_pipeline_is_stopped_and_goes_on(luthier, tmp_path, 
         torch.testing.assert_close(value, resumed[name], rtol=1e-4, atol=1e-6)
 
 
+def test_the_first_step_of_a_task_is_a_process_of_luthier(luthier, tmp_path, tiny):
+    """The quick form of what follows: a pipeline that ends after the import."""
+    settings = written(tmp_path / "files", "Summarization", model_path=tiny("Summarization"))
+    file = tmp_path / "files" / "pipeline.yaml"
+    pipeline = yaml.safe_load(file.read_text())
+    pipeline["jobs"] = {"import": pipeline["jobs"]["import"]}
+    used = str(pipeline["jobs"])
+    pipeline["inputs"] = {n: a for n, a in pipeline["inputs"].items() if f"inputs.{n}}}" in used}
+    pipeline["outputs"] = {}
+    file.write_text(yaml.safe_dump(pipeline))
+    words = [*settings[-2:], "--json"]
+    done = luthier(tmp_path, "run", file, *words)
+    assert ran(done) == {"import": True}, done.stderr
+    made = tmp_path / "pipeline-work" / "import" / "model_selector_output"
+    assert (made / "model_selector_args.json").is_file()
+    assert ran(luthier(tmp_path, "run", file, *words)) == {"import": False}
+
+
+@pytest.mark.slow
 def test_a_task_runs_from_its_own_yaml(tmp_path, tiny, luthier):
     """Import, preprocess, finetune, evaluate: four processes, from the files that were written."""
     import transformers
