@@ -1,7 +1,7 @@
 """DeepSpeed under ``luthier component finetune``: the losses of plain training, shards that are
 shares, arguments in the config, and whole models in the output.
 
-The whole matrix: ``pytest tests/component/test_component_deepspeed.py -m slow``.
+What trains is marked slow: ``pytest tests/component/test_component_deepspeed.py``.
 """
 
 import json
@@ -75,11 +75,13 @@ def done(world):
     return launch(world.folder, 2, work, deepspeed=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
 def test_the_losses_and_weights_of_plain_training(done, world, name) -> None:
     close(world, name, "plain")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
 def test_each_process_holds_its_share(done, name) -> None:
     for report in done[name]:
@@ -89,6 +91,7 @@ def test_each_process_holds_its_share(done, name) -> None:
         assert abs(report["held"] - share) <= 64  # of padding
 
 
+@pytest.mark.slow
 def test_the_config_says_what_the_arguments_say(done) -> None:
     for report in done["zero2"]:
         assert report["clipping"] == TWO["max_grad_norm"]
@@ -97,6 +100,7 @@ def test_the_config_says_what_the_arguments_say(done) -> None:
         assert report["config"]["train_batch_size"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
 def test_whole_models_in_the_output(done, world, name) -> None:
     place = world.folder / name
@@ -111,6 +115,7 @@ def test_whole_models_in_the_output(done, world, name) -> None:
         transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint)
 
 
+@pytest.mark.slow
 def test_only_the_first_writes(done) -> None:
     for first, second in done.values():
         assert first["wrote"]
