@@ -119,7 +119,7 @@ def _spare_compiling(config: dict[str, Any]) -> None:
     offloads = target.get("device", "none") != "none"
     if optimizer is None:
         if offloads:
-            section.setdefault("zero_force_ds_cpu_optimizer", False)
+            config.setdefault("zero_force_ds_cpu_optimizer", False)
     elif str(optimizer.get("type", "")).lower() in ("adam", "adamw") and not offloads and _on_cpu():
         optimizer.setdefault("params", {}).setdefault("torch_adam", True)
 
