@@ -47,6 +47,8 @@ class Stream(torch.utils.data.IterableDataset):
 class Line(nn.Module):
     """y = slope x + offset, with mean squared error; no model of transformers."""
 
+    main_input_name = "x"
+
     def __init__(self, slope: float = 0.0, offset: float = 0.0, *, twice: bool = False) -> None:
         super().__init__()
         self.slope = nn.Parameter(torch.tensor(slope))
@@ -72,6 +74,7 @@ class PreTrainedLine(transformers.PreTrainedModel):
 
     config_class = LineConfig
     base_model_prefix = "line"
+    main_input_name = "x"
 
     def __init__(self, config: LineConfig) -> None:
         super().__init__(config)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import transformers
+from transformers.training_args import OptimizerNames
 
 from luthier.engine.distribute import adopt_mpi
 from luthier.errors import Problem, SpecError, nearest
@@ -36,7 +37,7 @@ class ArgumentsError(SpecError, ValueError):
     """Arguments that cannot be had; a ValueError too, which callers of transformers catch."""
 
 
-@dataclass
+@dataclass(repr=False)  # theirs leaves out tokens
 class TrainingArguments(transformers.TrainingArguments):
     """How a ``Trainer`` trains. All fields of ``transformers.TrainingArguments``, and:
 
@@ -49,13 +50,14 @@ class TrainingArguments(transformers.TrainingArguments):
             shown to give the same on the first batch, and with dropout masks that are other
             draws of the same distribution. "padded" is the path of transformers. "auto" packs
             where the model has no dropout, so that losses are always those of transformers.
+        logging_dir: where TensorBoard's files go.
         evaluation_strategy, no_cuda: former names of ``eval_strategy`` and ``use_cpu``.
 
     Raises:
         ArgumentsError: lists every unknown name and every value that cannot work.
     """
 
-    optim: Any = "adamw_torch_fused"
+    optim: OptimizerNames | str = "adamw_torch_fused"
     warmup_ratio: float = field(default=0.0)
     group_by_length: bool = field(default=False)
     include_inputs_for_metrics: bool = field(default=False)
@@ -190,7 +192,7 @@ _strict(TrainingArguments)
 
 
 @_strict
-@dataclass
+@dataclass(repr=False)
 class Seq2SeqTrainingArguments(TrainingArguments, transformers.Seq2SeqTrainingArguments):
     """With ``predict_with_generate`` and how to generate: transformers'
     ``Seq2SeqTrainingArguments`` as well."""

@@ -129,6 +129,15 @@ class Trainer(Checkpoints, transformers.Trainer):
         """Whether the schedule moves on after an evaluation, not after a step."""
         return isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau | GreedyLR)
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As inherited. Raises ArgumentsError where the hub does not answer, or not to you."""
+        inherited: Any = super()
+        try:
+            inherited.init_hf_repo(token, private)
+        except Exception as error:  # of the hub's library, of HTTP's and of the network's
+            hint = "log in and be online; or save_model() here, and upload that folder later"
+            raise ArgumentsError([Problem("push_to_hub", str(error), hint)]) from error
+
     # --- training ----------------------------------------------------------------------------
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
