@@ -83,7 +83,7 @@ def test_whether_greater_is_better(metric, greater) -> None:
          "strategy to match"),
         ({"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 10,
           "save_steps": 15}, "round multiple"),
-        ({"fp16_full_eval": True, "bf16_full_eval": True}, "at most one"),
+        ({"fp16_full_eval": True, "bf16_full_eval": True}, "At most one"),
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"dataloader_prefetch_factor": 2}, "dataloader_prefetch_factor"),
         ({"report_to": "nowhere"}, "nowhere"),

@@ -10,9 +10,10 @@ import pytest
 import torch
 from lines import Line, both, fit, line, log, points, pretrained, trainer
 from torch import nn
+from transformers import TrainerCallback
 
 from conftest import TASKS, collate, train
-from luthier.errors import LuthierError
+from luthier.errors import LuthierError, OutOfMemory
 from luthier.trainer.trainer import Trainer
 
 TASK, WORDS = TASKS["classification"], TASKS["causal language modelling"]
@@ -305,6 +306,31 @@ def test_a_batch_that_does_not_fit_goes_in_pieces(tmp_path) -> None:
     again = trainer(tmp_path, words={"model": Tight()}, auto_find_batch_size=True)
     fit(again, resume=str(tmp_path / "checkpoint-4"))
     assert line(again) == line(made)
+
+
+class Greedy(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        raise RuntimeError("CUDA out of memory.")
+
+
+def test_a_lack_of_memory_outside_of_a_step_is_told_at_once(tmp_path) -> None:
+    calls = []
+
+    class Tight(Line):
+        def forward(self, x, labels=None):
+            calls.append(self.training)
+            if not self.training:
+                raise RuntimeError("CUDA out of memory.")
+            return super().forward(x, labels)
+
+    settings = {"auto_find_batch_size": True, "eval_strategy": "epoch"}
+    with pytest.raises(RuntimeError, match="reduce `per_device_eval_batch_size`"):
+        fit(trainer(tmp_path, words={"model": Tight()}, **settings))
+    assert calls == [True] * 4 + [False]  # nothing was begun anew
+    words = {"model": Tight(), "callbacks": [Greedy()]}
+    with pytest.raises(OutOfMemory, match="in a callback"):
+        fit(trainer(tmp_path, words=words, **settings))
+    assert len(calls) == 6
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -8,7 +8,8 @@ and resume bit for bit, and encoders that compute no padding.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,8 +24,9 @@ from transformers.utils import logging
 
 from luthier.engine.control import ignore, keep_going
 from luthier.engine.loop import Loop
+from luthier.engine.memory import is_out_of_memory
 from luthier.engine.state import Position, random_states, restore_random_states
-from luthier.errors import Problem
+from luthier.errors import OutOfMemory, Problem
 from luthier.models.unpadded import Unpadded, drops, unfit
 from luthier.trainer.arguments import (
     ArgumentsError,
@@ -198,7 +200,7 @@ class Trainer(Checkpoints, transformers.Trainer):
         moments.on_resuming = resumption.restore
         if self._position.step == per_epoch:  # what ends the epoch comes first
             moments.restore()
-        Loop(
+        loop = Loop(
             learner,
             _Length(per_epoch),
             stepper,
@@ -213,7 +215,9 @@ class Trainer(Checkpoints, transformers.Trainer):
             batches=self._source(loader, order, per_epoch, batches_per_epoch, moments),
             halve=args.auto_find_batch_size,
             finite=False,
-        ).train()
+        )
+        with _told_once(args.auto_find_batch_size):
+            loop.train()
         if self._position.step:  # stopped inside an epoch, which ends here
             moments.epoch_ended()
         inherited: Any = self
@@ -314,6 +318,19 @@ class Trainer(Checkpoints, transformers.Trainer):
 
 class Seq2SeqTrainer(Trainer, transformers.Seq2SeqTrainer):
     """A ``Trainer`` that generates where it evaluates, with ``predict_with_generate``."""
+
+
+@contextmanager
+def _told_once(halving: bool) -> Iterator[None]:
+    """With ``auto_find_batch_size`` a lack of memory outside of a step would begin the training
+    anew, again and again: the inherited ``train`` takes it for one in a step."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not halving or not is_out_of_memory(error):
+            raise
+        hint = "auto_find_batch_size helps in a training step only"
+        raise OutOfMemory(f"in a callback, or in saving: {error}", hint=hint) from error
 
 
 @dataclass
