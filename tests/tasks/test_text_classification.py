@@ -83,7 +83,7 @@ def test_a_missing_column_names_what_there_is(rows):
     message = refused(rows, [{"text": "a", "lable": "x"}])
     assert "data.jsonl: no column for 'label'" in message
     assert "there are text, lable" in message
-    assert "processing.columns={'label': 'lable'} names it" in message
+    assert "columns={'label': 'lable'} names it" in message
     message = refused(rows, ROWS, columns={"sentence1": "txt"})
     assert "data.jsonl, column txt: there is no such column, wanted as 'sentence1'" in message
     assert "did you mean 'text'?" in message

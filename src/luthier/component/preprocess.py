@@ -94,7 +94,7 @@ def preprocess(args: Mapping[str, Any], tell: Listener, control: Control) -> dic
 def _in_flags(text: str) -> str:
     """What the engine says, with our flag in the place of a JobSpec's field.
 
-    >>> _in_flags("processing.columns={'sentence1': 'text'} names it")
+    >>> _in_flags("columns={'sentence1': 'text'} names it")
     '--sentence1_key text names it'
     """
     flag = {row.leaf: row.name for row in TABLE["preprocess"] if row.leaf}
@@ -103,10 +103,8 @@ def _in_flags(text: str) -> str:
         name = flag.get(f"processing.columns.{found[1]}")
         return found[0] if name is None else f"--{name} {found[2]}"
 
-    text = re.sub(r"processing\.columns=\{'(\w+)': '([^']*)'\}", word, text)
-    return re.sub(
-        r"processing\.columns( = \{role: column\})? names", "a flag that ends in _key names", text
-    )
+    text = re.sub(r"\bcolumns=\{'(\w+)': '([^']*)'\}", word, text)
+    return re.sub(r"\bcolumns names", "a flag that ends in _key names", text)
 
 
 def same_task(one: str, other: str, flag: str) -> None:

@@ -86,7 +86,7 @@ def _missing(role: Role, rows: Rows) -> DataError:
         f"no column for '{role.name}': none is called {' or '.join(role.names[:4])}, "
         f"there are {', '.join(rows.columns)}",
         file=rows.file,
-        hint=f"processing.columns={{'{role.name}': {word}}} names it",
+        hint=f"columns={{'{role.name}': {word}}} names it",
     )
 
 

@@ -323,7 +323,7 @@ def _field(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
             return fields[name]
     raise Unfit(
         f"the answers lack the field '{names[0]}'",
-        f"they have {', '.join(fields) or 'none'}; processing.columns names them",
+        f"they have {', '.join(fields) or 'none'}; columns names them",
     )
 
 
