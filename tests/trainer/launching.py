@@ -37,8 +37,8 @@ class Rank:
         return [entry["loss"] for entry in self.report["log"] if "loss" in entry]
 
     @property
-    def norms(self) -> list[float]:
-        return [entry["grad_norm"] for entry in self.report["log"] if "loss" in entry]
+    def norms(self) -> list[float | None]:
+        return [entry.get("grad_norm") for entry in self.report["log"] if "loss" in entry]
 
 
 def torchrun(here: Path, processes: int, work: dict[str, Any]) -> dict[str, list[Rank]]:

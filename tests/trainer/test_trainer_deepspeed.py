@@ -52,7 +52,8 @@ def trainings(here: Path, config: dict, name: str, *, steps: tuple[int, ...] = (
 
 def close(found: Rank, plain: Rank) -> None:
     assert found.losses == pytest.approx(plain.losses, rel=LOSSES)
-    assert found.norms == pytest.approx(plain.norms, rel=LOSSES)
+    if found.norms[0] is not None:  # DeepSpeed's stage 0 in fp32 does not know them
+        assert found.norms == pytest.approx(plain.norms, rel=LOSSES)
     evaluations = [
         [e["eval_loss"] for e in rank.report["log"] if "eval_loss" in e] for rank in (found, plain)
     ]

@@ -81,6 +81,10 @@ class TrainingArguments(transformers.TrainingArguments):
             inherited.__post_init__()
         except ValueError as error:
             raise ArgumentsError([Problem("TrainingArguments", str(error))]) from None
+        if self.deepspeed:
+            from luthier.trainer import zero
+
+            zero.settled(self)
         if problems := _contradictions(self):
             raise ArgumentsError(problems)
 

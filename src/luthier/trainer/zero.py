@@ -140,13 +140,20 @@ def make_ready(args: Any) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     PartialState(backend="gloo", timeout=timedelta(seconds=args.ddp_timeout))
     del os.environ["ACCELERATE_USE_DEEPSPEED"]
-    args.use_cpu = False  # accelerate takes it for plain data parallel; the device is a CPU
+    args.use_cpu = bool(args.bf16 or args.bf16_full_eval)  # transformers asks for it with bf16
     given = args.accelerator_config
     if isinstance(given, str):
         given = json.loads(Path(given).read_text())
     elif given is not None and not isinstance(given, Mapping):
         given = given.to_dict()
     args.accelerator_config = dict(given or {}) | {"use_configured_state": True}
+
+
+def settled(args: Any) -> None:
+    """Once the arguments are checked. accelerate takes use_cpu for plain data parallel; that the
+    device is a CPU it knows from the state that is configured."""
+    if _on_cpu():
+        args.use_cpu = False
 
 
 def without_shared_memory_collectives() -> None:
