@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from luthier.engine.control import Listener
-from luthier.store.atomic import translated
+from luthier.store.atomic import cached_file
 from luthier.tasks.batching import Feature
 from luthier.tasks.examples import Examples
 from luthier.tasks.task import Task
@@ -36,7 +35,8 @@ class Features:
         if not task.of_images:
             file = cache / "features" / f"{_key(task, examples, processor)}.arrow"
             if not file.exists():
-                _write(task, examples, processor, file, obey)
+                with cached_file(file) as aside:
+                    _write(task, examples, processor, aside, obey)
             self._table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
             self.lengths = _lengths(self._table)
         else:
@@ -67,19 +67,6 @@ def _lengths(table: pa.Table) -> np.ndarray:
 
 
 def _write(
-    task: Task, examples: Examples, processor: Any, file: Path, obey: Callable[[], None]
-) -> None:
-    with translated(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.part")
-        try:
-            _write_all(task, examples, processor, aside, obey)
-            os.replace(aside, file)  # not fsynced: a cache that is lost is made again
-        finally:
-            aside.unlink(missing_ok=True)
-
-
-def _write_all(
     task: Task, examples: Examples, processor: Any, file: Path, obey: Callable[[], None]
 ) -> None:
     writer, schema = None, None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -22,7 +21,7 @@ import pyarrow as pa
 from luthier.batches import Plan
 from luthier.data import Dataset
 from luthier.models.tokens import Tokens
-from luthier.store.atomic import translated
+from luthier.store.atomic import cached_file
 
 #: Texts that are tokenized together: few enough that memory stays flat, and that a batch that
 #: waits for the tokenizer waits some hundredths of a second only.
@@ -63,7 +62,8 @@ class Tokenized:
         def make() -> None:
             try:
                 for role, file in missing.items():
-                    _make(model, part, role, file, stopped)
+                    with cached_file(file) as aside:
+                        _write(model, part, role, aside, stopped)
                 self._columns.set_result({r: TokenColumn(f) for r, f in files.items()})
             except BaseException as error:
                 self._columns.set_exception(error)
@@ -144,17 +144,6 @@ def _file(dataset: Dataset, role: str, mark: str, cache: Path) -> Path:
 
 class _Stopped(Exception):
     """The run has ended before its tokens were all made."""
-
-
-def _make(model: Any, dataset: Dataset, role: str, file: Path, stopped: Callable[[], bool]) -> None:
-    with translated(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.part")
-        try:
-            _write(model, dataset, role, aside, stopped)
-            os.replace(aside, file)  # not fsynced: a cache that is lost is made again
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def _write(

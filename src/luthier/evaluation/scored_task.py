@@ -18,10 +18,9 @@ from luthier.evaluation.significance import (
     Array,
     Comparison,
     Counts,
-    Interval,
+    comparison,
     resamples_of,
     sign_test,
-    verdict_of,
 )
 
 #: From how often each row was drawn, float64 [b, n], to every metric of those resamples, [b].
@@ -87,33 +86,12 @@ def compare_scores(
     for counts in resamples_of(n, resamples, seed):
         sides = [side(counts) for side in resample]
         draws.append(np.stack([np.stack([s[name] for name in names], 1) for s in sides]))
-    both = np.concatenate(draws, axis=1)  # [2, resamples, metrics]
-
-    def intervals(values: np.ndarray, sample: np.ndarray) -> dict[str, Interval]:
-        tail = (1 - confidence) / 2
-        low, high = np.nanquantile(sample, [tail, 1 - tail], axis=0)
-        return {
-            name: Interval(float(values[i]), float(low[i]), float(high[i]))
-            for i, name in enumerate(names)
-        }
-
-    old = np.array([before.metrics[name] for name in names])
-    new = np.array([after.metrics[name] for name in names])
-    difference = intervals(new - old, both[1] - both[0])
-    verdict, reason = verdict_of(difference[main], main, n, confidence, less_is_better)
-    return Comparison(
-        main=main,
-        verdict=verdict,
-        reason=reason,
-        n=n,
-        confidence=confidence,
-        resamples=resamples,
-        seed=seed,
-        before=intervals(old, both[0]),
-        after=intervals(new, both[1]),
-        difference=difference,
-        counts=_counts(before, after),
-    )
+    return comparison(
+        (before.metrics, after.metrics), draws, names,
+        main=main, n=n, seed=seed, confidence=confidence, resamples=resamples,
+        counts=_counts(before, after), less_is_better=less_is_better,
+        unit="rows",
+    )  # fmt: skip
 
 
 def _counts(before: TaskEvaluation, after: TaskEvaluation) -> Counts:

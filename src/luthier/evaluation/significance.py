@@ -16,7 +16,7 @@ sign test, and McNemar's exact test for hit_at_k.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -110,25 +110,51 @@ def compare(
     names, n = SHOWN[after.kind], len(after)
     first, second = _statistics(before), _statistics(after)
     draws = [np.stack([first(c), second(c)]) for c in resamples_of(n, resamples, seed)]
-    both = np.concatenate(draws, axis=1)  # [2, resamples, metrics]
+    hits = None
+    if after.kind == "retrieval":
+        hits = _count(after.per_query["hit_at_k"] - before.per_query["hit_at_k"])
+    return comparison(
+        (before.metrics, after.metrics), draws, names,
+        main=after.main, n=n, seed=seed, confidence=confidence, resamples=resamples,
+        counts=_count(_gains(before, after)), hits=hits,
+    )  # fmt: skip
+
+
+def comparison(
+    metrics: tuple[Mapping[str, float], Mapping[str, float]],
+    draws: Sequence[Array],
+    names: Sequence[str],
+    *,
+    main: str,
+    n: int,
+    seed: int,
+    confidence: float,
+    resamples: int,
+    counts: Counts,
+    hits: Counts | None = None,
+    less_is_better: frozenset[str] = LESS_IS_BETTER,
+    unit: str = "queries",
+) -> Comparison:
+    """What paired bootstrap samples say of metrics before and after.
+
+    draws: of both sides on the same rows, [2, some resamples, metrics] each; NaN counts as no
+    sample.
+    """
+    both = np.concatenate(list(draws), axis=1)
+    tail = (1 - confidence) / 2
 
     def side(values: Array, sample: Array) -> dict[str, Interval]:
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(sample, [tail, 1 - tail], axis=0)
+        low, high = np.nanquantile(sample, [tail, 1 - tail], axis=0)
         return {
             name: Interval(float(values[i]), float(low[i]), float(high[i]))
             for i, name in enumerate(names)
         }
 
-    old = np.array([before.metrics[name] for name in names])
-    new = np.array([after.metrics[name] for name in names])
+    old, new = (np.array([found[name] for name in names]) for found in metrics)
     difference = side(new - old, both[1] - both[0])
-    verdict, reason = verdict_of(difference[after.main], after.main, n, confidence)
-    hits = None
-    if after.kind == "retrieval":
-        hits = _count(after.per_query["hit_at_k"] - before.per_query["hit_at_k"])
+    verdict, reason = verdict_of(difference[main], main, n, confidence, less_is_better, unit)
     return Comparison(
-        main=after.main,
+        main=main,
         verdict=verdict,
         reason=reason,
         n=n,
@@ -138,7 +164,7 @@ def compare(
         before=side(old, both[0]),
         after=side(new, both[1]),
         difference=difference,
-        counts=_count(_gains(before, after)),
+        counts=counts,
         hits=hits,
     )
 
@@ -158,18 +184,19 @@ def verdict_of(
     n: int,
     confidence: float,
     less_is_better: frozenset[str] = LESS_IS_BETTER,
+    unit: str = "queries",
 ) -> tuple[Verdict, str]:
     """The verdict that an interval allows, and its reason."""
     sign = -1 if main in less_is_better else 1
     low, high = sorted((sign * difference.low, sign * difference.high))
     span = f"{confidence:.0%} interval of the difference in {main}: {low:+.3f} to {high:+.3f}"
     if n < FEWEST_QUERIES:
-        return "no clear difference", f"{n} queries are too few to tell (at least {FEWEST_QUERIES})"
+        return "no clear difference", f"{n} {unit} are too few to tell (at least {FEWEST_QUERIES})"
     if low > SAME:
-        return "better", f"{span}, above zero, over {n:,} queries"
+        return "better", f"{span}, above zero, over {n:,} {unit}"
     if high < -SAME:
-        return "worse", f"{span}, below zero, over {n:,} queries"
-    return "no clear difference", f"{span}, which holds zero, over {n:,} queries"
+        return "worse", f"{span}, below zero, over {n:,} {unit}"
+    return "no clear difference", f"{span}, which holds zero, over {n:,} {unit}"
 
 
 def _count(gains: Array) -> Counts:

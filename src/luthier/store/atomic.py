@@ -158,6 +158,20 @@ def translated(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def cached_file(path: Path) -> Iterator[Path]:
+    """A file to be written aside, which then is ``path``: whole or not there. Not synced, for a
+    cache that is lost is made again."""
+    with translated(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}.part")
+        try:
+            yield aside
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
 def _store_error(path: Path, error: OSError) -> StoreError:
     if error.errno in FULL:
         return DiskFull(
