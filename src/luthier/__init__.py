@@ -24,7 +24,7 @@ _HOME = {
         "luthier.data.documents": "Document DocumentArray",
         "luthier.spec": "CSVOptions JobSpec",
         "luthier.trainer.trainer": (
-            "Trainer TrainingArguments Seq2SeqTrainer Seq2SeqTrainingArguments"
+            "Trainer TrainingArguments Seq2SeqTrainer Seq2SeqTrainingArguments EvalPrediction"
         ),
     }.items()
     for name in names.split()

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 import transformers
 from torch import nn
+from transformers import EvalPrediction
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.optimization import GreedyLR
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -41,7 +42,13 @@ from luthier.trainer.steps import TrainerLearner, TrainerMoments, TrainerStepper
 
 logger = logging.get_logger("transformers.luthier")  # there, `log_level` sets what is heard
 
-__all__ = ["Seq2SeqTrainer", "Seq2SeqTrainingArguments", "Trainer", "TrainingArguments"]
+__all__ = [
+    "EvalPrediction",
+    "Seq2SeqTrainer",
+    "Seq2SeqTrainingArguments",
+    "Trainer",
+    "TrainingArguments",
+]
 
 
 class Trainer(Checkpoints, transformers.Trainer):
