@@ -8,7 +8,7 @@ import torch
 import transformers
 from lines import Line, Stream, both, close, column, fit, log, points, pretrained, trainer
 
-from conftest import TASKS, collate, t5, train
+from conftest import BERT, TASKS, collate, t5, train
 from luthier.trainer.trainer import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 
@@ -251,8 +251,6 @@ def test_a_generation_config_that_contradicts_itself_fails_early(tmp_path) -> No
 
 
 def test_an_encoder_with_a_decoder_is_tuned(tmp_path) -> None:
-    from conftest import BERT
-
     def bert2bert(_):
         config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
             transformers.BertConfig(**BERT),
