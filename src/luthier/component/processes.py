@@ -62,7 +62,7 @@ def joined() -> Iterator[None]:
         threads = max(1, torch.get_num_threads() // here.per_instance)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
-    with translated():
+    with naming_the_lost():
         if not dist.is_initialized():
             dist.init_process_group(backend, timeout=_TIMEOUT)
             atexit.register(_leave)
@@ -75,7 +75,7 @@ def _leave() -> None:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
+def naming_the_lost() -> Iterator[None]:
     """Says plainly that another process was lost."""
     try:
         yield
