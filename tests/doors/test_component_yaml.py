@@ -3,10 +3,11 @@
 import pytest
 import yaml
 
+from luthier.cli.component import help_of
 from luthier.doors.component import flags, parse
 from luthier.doors.component_lint import lint_component
 from luthier.doors.component_table import TABLE
-from luthier.doors.component_yaml import component_yaml, help_text
+from luthier.doors.component_yaml import component_yaml
 from luthier.errors import SpecError
 
 
@@ -59,10 +60,10 @@ def test_the_command_of_a_component_is_read_by_its_own_step(step):
 
 def test_the_help_says_every_parameter_with_its_limits():
     for step, rows in TABLE.items():
-        text = help_text(step)
+        text = help_of(step)
         for row in rows:
             assert f"--{row.name}  {row.help}\n" in text
-    assert "integer, at least 1; default 8" in help_text("finetune")
+    assert "integer, at least 1; default 8" in help_of("finetune")
 
 
 GOOD = """

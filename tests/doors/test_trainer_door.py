@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+import luthier
 from luthier import Seq2SeqTrainingArguments
 from luthier.callback import WiSEFTCallback
 from luthier.doors.fit import fit_spec
@@ -21,6 +22,7 @@ from luthier.spec.callbacks import (
     TrainingCheckpoint,
 )
 from luthier.testing.doors import DoorCase, Word
+from luthier.trainer.arguments import ArgumentsError
 
 DATA = Source(uri="/data/train.csv")
 DECAYED = {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0}
@@ -53,6 +55,10 @@ LIVE = {
     "train_sampling_strategy": "group_by_length", "group_by_length": True,
     "debug": "underflow_overflow", "resume_from_checkpoint": "out/checkpoint-1",
     "sortish_sampler": True, "generation_config": "elsewhere",
+    "remove_unused_columns": False, "label_names": ["y"], "length_column_name": "n",
+    "ignore_data_skip": True, "save_only_model": True, "include_for_metrics": ["loss"],
+    "include_inputs_for_metrics": True, "batch_eval_metrics": True,
+    "restore_callback_states_from_checkpoint": True,
     "liger_kernel_config": {"rope": True},
     "activation_checkpointing": True, "activation_checkpointing_kwargs": {"a": 1},
 }  # fmt: skip
@@ -65,10 +71,18 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
+REFUSED = {
+    name: (value, "for_metrics" if "for_metrics" in name else name) for name, value in LIVE.items()
+}
+
+
 class TestTrainingArguments(DoorCase):
     base = {}  # noqa: RUF012
     beside = tuple(sorted(IDLE | ELSEWHERE | {"run_name", "data_seed"}))
-    refused = {name: (value, name) for name, value in LIVE.items()}  # noqa: RUF012
+    refused = {
+        name: (value, "for_metrics" if "for_metrics" in name else name)
+        for name, value in LIVE.items()
+    }
     reaches = (
         Word("learning_rate", 1e-4, "training.learning_rate"),
         Word("num_train_epochs", 2.5, "training.num_train_epochs"),
@@ -174,3 +188,17 @@ def test_what_a_queued_run_cannot_do_is_told_at_once():
 
 def test_a_seed_of_the_data_may_be_the_seed():
     assert spec_of(data_seed=42).id == spec_of().id
+
+
+def test_what_the_arguments_say_is_not_said_again():
+    args = Seq2SeqTrainingArguments(output_dir="out", learning_rate=1e-4)
+    with pytest.raises(SpecError) as caught:
+        luthier.fit("all-minilm-l6-v2", [], args=args, learning_rate=1e-3, seed=3)
+    assert "learning_rate: given twice" in str(caught.value)
+    assert "seed: given twice" in str(caught.value)
+
+
+def test_a_name_is_queued_and_not_trained_live():
+    with pytest.raises(ArgumentsError, match=r"is the name 'bert'.*luthier\.fit") as caught:
+        luthier.Trainer(model="bert")
+    assert caught.value.problems[0].field == "model"

@@ -13,8 +13,16 @@ SOURCE = Path(__file__).parents[2] / "src" / "luthier"
 #: Modules at the root of the package count as rooms. ``engine.cards``, ``engine.control`` and
 #: ``engine.decisions`` are tables and names without torch, which others may read.
 FOUNDATION = {"errors", "spec", "registry", "luthier"}
-PARTS = FOUNDATION | {"store", "data", "batches", "models", "objectives", "updaters", "evaluation",
-                      "tasks"}
+PARTS = FOUNDATION | {
+    "store",
+    "data",
+    "batches",
+    "models",
+    "objectives",
+    "updaters",
+    "evaluation",
+    "tasks",
+}
 MAY = {
     "luthier": set(),
     "errors": set(),

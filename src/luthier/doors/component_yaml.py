@@ -52,21 +52,6 @@ def component_yaml(step: Step, *, environment: str = ENVIRONMENT, version: str =
     )
 
 
-def help_text(step: Step) -> str:
-    """The help of a step: a line or two for each parameter."""
-    lines = [f"luthier component {step}: {STEPS[step]}", ""]
-    for row in TABLE[step]:
-        facts = [row.takes()]
-        if row.required:
-            facts.append("required")
-        elif row.default is not None:
-            facts.append(f"default {row.text}")
-        if row.tasks:
-            facts.append(f"for {', '.join(row.tasks)}")
-        lines += [f"  --{row.name}  {row.help}", f"      {'; '.join(facts)}"]
-    return "\n".join(lines)
-
-
 def input_of(row: Parameter) -> dict[str, Any]:
     """A parameter as an input of a component."""
     made: dict[str, Any] = {"type": "string" if row.kind == "boolean" else row.kind}

@@ -68,15 +68,12 @@ IDLE = frozenset([
     "trackio_static_space_id", "include_num_input_tokens_seen", "do_train", "do_eval",
     "do_predict", "local_rank", "skip_memory_metrics", "save_on_each_node", "save_safetensors",
     "auto_find_batch_size", "eval_on_start", "eval_do_concat_batches", "eval_use_gather_object",
-    "eval_accumulation_steps", "batch_eval_metrics", "predict_with_generate",
-    "include_for_metrics", "include_inputs_for_metrics", "average_tokens_across_devices",
+    "eval_accumulation_steps", "predict_with_generate", "average_tokens_across_devices",
     "torch_empty_cache_steps", "use_cache", "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
     "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout",
     "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
-    "dataloader_multiprocessing_context", "dataloader_in_order", "remove_unused_columns",
-    "label_names", "length_column_name", "ignore_data_skip",
-    "restore_callback_states_from_checkpoint", "hub_token", "hub_private_repo", "hub_model_id",
-    "hub_strategy", "hub_always_push", "hub_revision", "save_only_model",
+    "dataloader_multiprocessing_context", "dataloader_in_order", "hub_token",
+    "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision",
     "enable_jit_checkpoint",
 ])  # fmt: skip
 
@@ -97,8 +94,8 @@ def trainer_words(
 
     values: argument → value; defaults: what each is where nothing was said. callbacks: of
     ``luthier.callback``, and transformers' EarlyStoppingCallback, which watches what the
-    arguments call ``metric_for_best_model``. Raises SpecError with every problem; what has no
-    meaning for a queued run is told, never dropped.
+    arguments call ``metric_for_best_model``. Raises SpecError with every problem; an argument that
+    is not at its default and would change a result, but not this one, is such a problem.
     """
     values = {name: _plain(value) for name, value in values.items()}
     defaults = {name: _plain(value) for name, value in defaults.items()}
@@ -232,6 +229,6 @@ def _callbacks(
     for name in [trackers] if isinstance(trackers, str) else trackers or []:
         if name in _TRACKERS:
             found.append({"kind": _TRACKERS[name]})
-        elif name not in ("none", "all"):
+        elif name != "none":
             hint = f"known: {', '.join(_TRACKERS)}"
             yield Problem("args.report_to", f"a queued run cannot report to '{name}'", hint)
