@@ -79,10 +79,7 @@ REFUSED = {
 class TestTrainingArguments(DoorCase):
     base = {}  # noqa: RUF012
     beside = tuple(sorted(IDLE | ELSEWHERE | {"run_name", "data_seed"}))
-    refused = {
-        name: (value, "for_metrics" if "for_metrics" in name else name)
-        for name, value in LIVE.items()
-    }
+    refused = REFUSED
     reaches = (
         Word("learning_rate", 1e-4, "training.learning_rate"),
         Word("num_train_epochs", 2.5, "training.num_train_epochs"),
