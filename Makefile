@@ -22,7 +22,10 @@ test: setup      ## all tests but the long forms
 check: setup     ## style, types, house rules and quick tests, in about a minute
 	@scripts/check
 
-proof: setup     ## the long forms: every test marked slow, then the durability harness in full
+proof: setup     ## the long forms: DeepSpeed, every test marked slow, the durability harness in full
+	@.venv/bin/python -m pip install -qq -c constraints.txt 'deepspeed>=0.18'
+	@$(PYTEST) --timeout 7200 tests/trainer/test_trainer_deepspeed.py
+	@$(PYTEST) --timeout 7200 tests/component/test_component_deepspeed.py
 	@$(PYTEST) -m slow --timeout 7200 $(ARGS)
 	@.venv/bin/python -m luthier.testing.durability --kills 1000
 
