@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 from luthier.errors import MissingExtra, NotFound, Problem, nearest
 
-Kind = Literal["loss", "miner", "optimizer", "scheduler", "model", "pooler", "callback", "task"]
+Kind = Literal[
+    "loss", "miner", "optimizer", "scheduler", "model", "pooler", "callback", "task", "updater"
+]
 
 #: Modules of ours that hold a ``CARDS`` tuple. They import neither torch nor transformers.
 BUILT_IN = (
@@ -26,6 +28,7 @@ BUILT_IN = (
     "luthier.models.catalog",
     "luthier.engine.cards",
     "luthier.tasks.cards",
+    "luthier.updaters.cards",
 )
 
 

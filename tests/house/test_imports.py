@@ -33,7 +33,7 @@ MAY = {
     "batches": FOUNDATION | {"data", "objectives"},
     "models": FOUNDATION | {"store"},
     "objectives": FOUNDATION,
-    "updaters": FOUNDATION,
+    "updaters": FOUNDATION | {"batches"},
     "trainer": PARTS | {"engine", "doors"},
     "evaluation": FOUNDATION | {"data", "store"},
     "tasks": FOUNDATION | {"data", "models"},

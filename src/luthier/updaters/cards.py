@@ -1,0 +1,187 @@
+"""The cards of all updaters. Imports no torch.
+
+Facts of an updater's card:
+
+    memory   the policy by which rows are remembered, where none is asked for; None: it needs none
+    labels   whether it is for rows with classes only
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.registry import Card, Option
+
+_SHARED = (
+    Option("loss_weight", 1.0, "weight of the loss of the new rows"),
+    Option("loss_normalization", True, "divide by the sum of all weights"),
+    Option("offers", "end", 'when new rows are offered to the memory: "online" or "end"'),
+    Option("asymmetric", False, "new rows choose among their own classes only (ER-ACE)"),
+)
+_AVERAGES = (
+    Option("stable_model_update_weight", 0.999, "the most that the stable copy keeps of itself"),
+    Option("plastic_model_update_weight", 0.999, "the same of the plastic copy"),
+    Option("stable_model_update_probability", 0.7, "how often the stable copy moves"),
+    Option("plastic_model_update_probability", 0.9, "how often the plastic copy moves"),
+)
+_POOLED = (
+    Option("distillation_type", "spatial", "spatial, pixel, channel, width, height or gap"),
+    Option("normalize", True, "compare pooled features of length 1"),
+)
+
+
+def _card(
+    name: str,
+    target: str,
+    summary: str,
+    *options: Option,
+    paper: str = "",
+    memory: str | None = "reservoir",
+    shared: bool = True,
+    labels: bool = False,
+) -> Card:
+    facts: dict[str, Any] = {"memory": memory, "labels": labels}
+    return Card(
+        "updater",
+        name,
+        f"luthier.updaters.build:{target}",
+        summary,
+        options=(*options, *(_SHARED if shared else ())),
+        paper=paper,
+        facts=facts,
+    )
+
+
+def _prefixed(prefix: str, options: tuple[Option, ...]) -> tuple[Option, ...]:
+    return tuple(Option(f"{prefix}_{o.name}", o.default, o.doc) for o in options)
+
+
+CARDS: tuple[Card, ...] = (
+    _card(
+        "FineTuning",
+        "fine_tuning",
+        "the new rows alone: what all others are measured against",
+        memory=None,
+        shared=False,
+    ),
+    _card(
+        "ER",
+        "experience_replay",
+        "remembered rows go along with new ones",
+        Option("alpha", 1.0, "weight of the loss of remembered rows"),
+        paper="Chaudhry et al. 2019, On Tiny Episodic Memories in Continual Learning",
+    ),
+    _card(
+        "ER-ACE",
+        "asymmetric_replay",
+        "replay in which new classes do not push old ones away",
+        Option("alpha", 1.0, "weight of the loss of remembered rows"),
+        Option("loss_weight", 1.0, "weight of the loss of the new rows"),
+        Option("loss_normalization", True, "divide by the sum of all weights"),
+        paper="Caccia et al. 2022, New Insights on Reducing Abrupt Representation Change",
+        shared=False,
+        labels=True,
+    ),
+    _card(
+        "DER",
+        "dark_replay",
+        "replay, and what the model said of remembered rows stays (DER++)",
+        Option("alpha", 1.0, "weight of the distance to the scores that were noted"),
+        Option("beta", 1.0, "weight of the loss of remembered rows; 0 is the plain DER"),
+        paper="Buzzega et al. 2020, Dark Experience for General Continual Learning",
+    ),
+    _card(
+        "POD-ER",
+        "pooled_replay",
+        "pooled features of inner layers stay what they were",
+        Option("alpha", 1.0, "weight of the distance between pooled features"),
+        *_POOLED,
+        paper="Douillard et al. 2020, PODNet",
+    ),
+    _card(
+        "CLS-ER",
+        "complementary_replay",
+        "replay under two slow copies of the model",
+        Option("alpha", 0.5, "weight of the loss of remembered rows"),
+        Option("beta", 0.1, "weight of the distance to the surer copy"),
+        *_AVERAGES,
+        paper="Arani et al. 2022, Learning Fast, Learning Slow",
+    ),
+    _card(
+        "Super-ER",
+        "super_replay",
+        "DER, CLS-ER, POD-ER, and weights that are shrunk and perturbed first",
+        Option("der_alpha", 1.0, "weight of the distance to the scores that were noted"),
+        Option("der_beta", 1.0, "weight of the loss of remembered rows"),
+        Option("sp_shrink_factor", 0.95, "what is kept of the weights before the first step"),
+        Option("sp_sigma", 0.001, "standard deviation of the noise that is added then"),
+        Option("cls_alpha", 0.1, "weight of the distance to the surer copy"),
+        *_prefixed("cls", _AVERAGES),
+        Option("pod_alpha", 1.0, "weight of the distance between pooled features"),
+        *_prefixed("pod", _POOLED),
+        paper="Renate's combination of the four",
+    ),
+    _card(
+        "Offline-ER",
+        "offline_replay",
+        "one loss, split between new and remembered rows by their numbers",
+        Option("loss_weight_new_data", None, "share of the new rows; None: as many as they are"),
+        shared=False,
+    ),
+    _card(
+        "GDumb",
+        "greedy_dumb",
+        "a new model, trained on the memory alone",
+        paper="Prabhu et al. 2020, GDumb",
+        memory="greedy_balanced",
+        shared=False,
+        labels=True,
+    ),
+    _card(
+        "Joint",
+        "joint",
+        "a new model, trained on all rows there ever were: the bound for all others",
+        memory="infinite",
+        shared=False,
+    ),
+    _card(
+        "EWC",
+        "elastic",
+        "weights that mattered before stay",
+        Option("ewc_lambda", 0.4, "weight of the penalty"),
+        Option("fisher_rows", 200, "new rows that the Fisher information is taken on"),
+        paper="Kirkpatrick et al. 2017, Overcoming Catastrophic Forgetting",
+        memory=None,
+        shared=False,
+    ),
+    _card(
+        "LwF",
+        "without_forgetting",
+        "what the model of before says of new rows stays",
+        Option("alpha", 1.0, "weight of the divergence"),
+        Option("temperature", 2.0, "by which both are softened"),
+        paper="Li and Hoiem 2016, Learning without Forgetting",
+        memory=None,
+        shared=False,
+    ),
+    _card(
+        "L2-SP",
+        "anchored",
+        "weights stay near those before the update",
+        Option("alpha", 0.01, "weight of the squared distance"),
+        paper="Li et al. 2018, Explicit Inductive Bias for Transfer Learning",
+        memory=None,
+        shared=False,
+    ),
+    _card(
+        "iCaRL",
+        "nearest_exemplars",
+        "new and remembered rows as one set, distillation, and the nearest mean of exemplars",
+        Option("alpha", 1.0, "weight of the divergence from the model of before"),
+        Option("temperature", 2.0, "by which both are softened"),
+        paper="Rebuffi et al. 2017, iCaRL",
+        memory="herding",
+        shared=False,
+        labels=True,
+    ),
+)

@@ -1,0 +1,185 @@
+"""What an updater is: parts that have their say at five points while a model learns new rows.
+
+    start     before the first step: copies of the model, projections, what was forgotten to ask
+    extend    which rows of the memory go along with a batch of new ones
+    terms     what is added to the loss of the new rows, each with its weight
+    stepped   after each step of the optimizer: averages, shrinking
+    end       after the last step
+
+An updater knows no optimizer, no data and no task. What it learns with is a ``Pupil``, whose
+scores are the logits of a classifier or the vectors of an encoder alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from luthier.updaters.memory import Memory, Rows
+
+#: When new rows are offered to the memory: each with its first step, all before the first step,
+#: or all after the last.
+Offers = Literal["online", "start", "end"]
+#: What is trained on: the new rows (with rows of the memory beside), the memory alone, or both
+#: as if they were one set.
+Learns = Literal["new", "memory", "both"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Rows that went through a model.
+
+    batch: what the pupil was given. scores (n, d): logits, or vectors. features: what inner
+    layers gave, each (n, …), where a part asks for them. kept: what the memory noted of these
+    rows when they were admitted, by name, each (n, …).
+    """
+
+    batch: Any
+    scores: Tensor
+    features: tuple[Tensor, ...] = ()
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Pupil(Protocol):
+    """What a part asks of what is trained.
+
+    updates: how many updates came before. new_rows, old_rows: how many rows there are now, and
+    were in all updates before. known: the classes (c,) of all rows before this
+    update, for classifiers; None for all else.
+    """
+
+    model: nn.Module
+    updates: int
+    new_rows: int
+    old_rows: int
+    known: Tensor | None
+
+    def see(self, batch: Any, model: nn.Module | None = None) -> Seen:
+        """Send rows through the model, or through a copy of it."""
+
+    def losses(self, seen: Seen, allowed: Tensor | None = None) -> Tensor:
+        """The task's loss: of each row (n,), or one number where it is made of all of them.
+        allowed: classes (c,) among which to choose, for classifiers."""
+
+    def certainty(self, seen: Seen) -> Tensor:
+        """How sure the scores are of what is true, for each row (n,)."""
+
+    def labels(self, seen: Seen) -> Tensor | None:
+        """The class of each row (n,), where rows have one."""
+
+    def rows(self, limit: int, at_once: int) -> Iterable[Any]:
+        """Batches of so many of the new rows, the same ones each time."""
+
+    def remembered(self, at_once: int) -> Iterable[Any]:
+        """Batches of all rows that the memory holds, in the order of its slots."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a loss."""
+
+    name: str
+    weight: float
+    value: Tensor
+
+
+class Part:
+    """One idea. Subclasses override the points they need.
+
+    notes: what the memory must keep beside a row for ``terms``: "scores", "features".
+    """
+
+    notes: ClassVar[tuple[str, ...]] = ()
+
+    def start(self, pupil: Pupil) -> None:
+        """Before the first step."""
+
+    def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
+        """Summands for one step. replayed: None while the memory is empty."""
+        return ()
+
+    def stepped(self, model: nn.Module) -> None:
+        """After the optimizer has stepped."""
+
+    def end(self, pupil: Pupil) -> None:
+        """After the last step."""
+
+    def state(self) -> dict[str, Any]:
+        """What must survive a crash, and what the next update needs."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state``, after ``start``."""
+
+
+@dataclass
+class Updater:
+    """Parts, and how they are put together.
+
+    loss = [loss_weight · loss(new) + Σ weight · term] / Σ weights, or without the division
+    where ``loss_normalization`` is off.
+
+    learns, offers: see above. fresh: train a new model, not the one there is. asymmetric: the
+    loss of new rows chooses among the classes of their own batch only (ER-ACE, Caccia et al.
+    2022, New Insights on Reducing Abrupt Representation Change, equation 3), so that what is
+    new does not push away what is old. It needs rows of the update in the memory while it goes
+    on (``offers="online"``): nothing else tells new classes from old ones.
+    """
+
+    parts: Sequence[Part] = ()
+    learns: Learns = "new"
+    offers: Offers = "online"
+    fresh: bool = False
+    loss_weight: float = 1.0
+    loss_normalization: bool = True
+    asymmetric: bool = False
+
+    @property
+    def notes(self) -> frozenset[str]:
+        """What the memory keeps beside rows."""
+        return frozenset(note for part in self.parts for note in part.notes)
+
+    def start(self, pupil: Pupil) -> None:
+        for part in self.parts:
+            part.start(pupil)
+
+    def extend(self, memory: Memory, count: int, step: int) -> Rows:
+        """The slots whose rows go along with a step."""
+        return memory.draw(count, step)
+
+    def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> list[Term]:
+        """All summands, the loss of the new rows first."""
+        allowed = None
+        if self.asymmetric and replayed is not None:
+            labels = pupil.labels(new)
+            allowed = None if labels is None else torch.unique(labels)
+        found = [Term("loss", self.loss_weight, pupil.losses(new, allowed).mean())]
+        for part in self.parts:
+            found += part.terms(pupil, new, replayed)
+        return found
+
+    def loss(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Tensor:
+        """The loss of a step."""
+        terms = self.terms(pupil, new, replayed)
+        total = torch.stack([term.weight * term.value for term in terms]).sum()
+        weight = sum(term.weight for term in terms)
+        return total / weight if self.loss_normalization and weight else total
+
+    def stepped(self, model: nn.Module) -> None:
+        for part in self.parts:
+            part.stepped(model)
+
+    def end(self, pupil: Pupil) -> None:
+        for part in self.parts:
+            part.end(pupil)
+
+    def state(self) -> list[dict[str, Any]]:
+        return [part.state() for part in self.parts]
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        for part, saved in zip(self.parts, state, strict=True):
+            part.restore(saved)

@@ -1,0 +1,64 @@
+"""What is done to the weights themselves: shrinking, anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.updaters.updater import Part, Pupil, Seen, Term
+
+
+@dataclass
+class ShrinkAndPerturb(Part):
+    """Before the first step w ← shrink_factor · w + sigma · N(0, 1), for what trains.
+
+    Paper: Ash and Adams 2020, On Warm-Starting Neural Network Training, section 4.
+    shrink_factor 1 and sigma 0 do nothing.
+    """
+
+    shrink_factor: float = 0.95
+    sigma: float = 0.001
+
+    @torch.no_grad()
+    def start(self, pupil: Pupil) -> None:
+        for weight in trained(pupil.model):
+            weight.mul_(self.shrink_factor).add_(torch.randn_like(weight), alpha=self.sigma)
+
+
+@dataclass
+class Anchor(Part):
+    """Weights stay near those before the update.
+
+    term = alpha / 2 · Σ (w - w₀)²
+
+    Paper: Li et al. 2018, Explicit Inductive Bias for Transfer Learning, equation 2 (L2-SP).
+    """
+
+    alpha: float = 0.01
+    _start: list[Tensor] = field(default_factory=list, init=False)
+
+    def start(self, pupil: Pupil) -> None:
+        self._start = [w.detach().clone() for w in trained(pupil.model)]
+
+    def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
+        pairs = zip(trained(pupil.model), self._start, strict=True)
+        return (Term("anchor", self.alpha, sum(_squares(w, w0) for w, w0 in pairs) / 2),)  # type: ignore[arg-type]
+
+    def state(self) -> dict[str, Any]:
+        return {"start": self._start}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._start = list(state["start"])
+
+
+def trained(model: nn.Module) -> list[Tensor]:
+    """The parameters that train, in their order."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _squares(one: Tensor, other: Tensor) -> Tensor:
+    return (one - other).square().sum()
