@@ -7,6 +7,7 @@
     ├── MissingExtra               missing_extra      an optional package is needed
     ├── NotFound                   not_found          no such run, experiment, artifact or name
     ├── Conflict                   conflict           the name or key is taken by another job
+    │   └── StateConflict          state_conflict     another update of the state came first
     ├── IllegalTransition          illegal_transition a run in this state cannot do that
     ├── LeaseLost                  lease_lost         another worker owns the run now
     ├── StoreError                 store_error        the place where runs and artifacts live
@@ -155,6 +156,12 @@ class Conflict(LuthierError):
 
     code = "conflict"
     exit_code = 7
+
+
+class StateConflict(Conflict):
+    """Another writer committed the next generation of a state first; nothing was overwritten."""
+
+    code = "state_conflict"
 
 
 class IllegalTransition(LuthierError):

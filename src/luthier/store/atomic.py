@@ -20,6 +20,7 @@ from luthier.errors import DiskFull, LuthierError, StoreError
 from luthier.store.failpoint import point
 
 __all__ = [
+    "make_folder",
     "new_folder",
     "point",
     "remove",
@@ -28,6 +29,7 @@ __all__ = [
     "translated",
     "write_bytes",
     "write_chunks",
+    "write_new",
 ]
 
 #: What a write meets when there is no room: no space, over quota, over the process's limit.
@@ -75,13 +77,52 @@ def write_chunks(folder: Path, chunks: Iterable[bytes], name: Callable[[], str])
     return path
 
 
+def write_new(path: Path, data: bytes) -> bool:
+    """Write a file unless there is one of that name; whether it was written.
+
+    Of several writers exactly one is told True: a link, unlike a rename, never replaces
+    (POSIX link(2): EEXIST). Raises as write_bytes does, and StoreError where the file system
+    knows no hard links.
+    """
+    path = Path(path)
+    with translated(path):
+        aside = _aside(path)
+        try:
+            with open(aside, "xb") as file:
+                file.write(data)
+                point("new.written")
+                file.flush()
+                os.fsync(file.fileno())
+            point("new.synced")
+            is_new = _link(aside, path)
+            point("new.linked")
+        finally:
+            with suppress(OSError):
+                os.unlink(aside)
+        # Also when another was first: who is told so may rely on it after a power cut.
+        _sync_folder(path.parent)
+    point("new.durable")
+    return is_new
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, so that a power cut forgets none."""
+    path = Path(path)
+    with translated(path):
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            _sync_folder(folder.parent)
+
+
 @contextmanager
-def new_folder(destination: Path) -> Iterator[Path]:
+def new_folder(destination: Path, *, replaces: bool = True) -> Iterator[Path]:
     """Yield a folder aside to be filled; on success it becomes ``destination``, whole.
 
-    A folder that was there before is replaced. When the block raises, nothing is left
-    and nothing changed. Raises DiskFull or StoreError as write_bytes does; also when a
-    library in the block reports a full disk in words of its own.
+    A folder that was there before is replaced; without ``replaces`` it stays, also one that
+    another process was faster with, and what was filled is dropped. When the block raises,
+    nothing is left and nothing changed. Raises DiskFull or StoreError as write_bytes does;
+    also when a library in the block reports a full disk in words of its own.
     """
     destination = Path(destination)
     aside = _aside(destination)
@@ -94,7 +135,10 @@ def new_folder(destination: Path) -> Iterator[Path]:
             point("folder.filled")
             sync_tree(aside)
             point("folder.synced")
-            _replace_folder(aside, destination)
+            if replaces:
+                _replace_folder(aside, destination)
+            elif not _rename_to_new(aside, destination):
+                shutil.rmtree(aside, ignore_errors=True)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -184,6 +228,33 @@ def _store_error(path: Path, error: OSError) -> StoreError:
 
 def _aside(path: Path) -> Path:
     return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_ASIDE}"
+
+
+def _link(aside: Path, path: Path) -> bool:
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise StoreError(
+                "the file system has no hard links, by which one of two writers wins",
+                where=str(path),
+                hint="use a folder on another file system, or s3://",
+            ) from error
+        raise
+    return True
+
+
+def _rename_to_new(aside: Path, destination: Path) -> bool:
+    """Whether the folder got the name, which a folder with something in it keeps."""
+    try:
+        os.rename(aside, destination)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def _replace_folder(aside: Path, destination: Path) -> None:
