@@ -37,9 +37,10 @@ class Complementary(Part):
     _copies: tuple[nn.Module, ...] = field(default=(), init=False)
     _steps: int = field(default=0, init=False)
 
-    def start(self, pupil: Pupil) -> None:
-        if not self._copies:
-            self._copies = tuple(copied(pupil.model) for _ in range(2))
+    def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
+        self._copies = tuple(copied(pupil.model) for _ in range(2))
+        if past:
+            self.restore(past)
 
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
         if replayed is None:
@@ -66,6 +67,9 @@ class Complementary(Part):
         self._steps = state["steps"]
         for model, saved in zip(self._copies, state["copies"], strict=True):
             model.load_state_dict(saved)
+
+    def hand_on(self) -> dict[str, Any]:
+        return self.state()
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -101,13 +101,13 @@ class ByNumber(Updater):
     """new and remembered rows share one loss, by default as their numbers do:
     N_t / (N_1 + … + N_t) for the new ones."""
 
-    def start(self, pupil: Pupil) -> None:
+    def start(self, pupil: Pupil, past: list[dict[str, Any]] | None = None) -> None:
         (replay,) = self.parts
         assert isinstance(replay, Replay)
         if not self.loss_weight:
             self.loss_weight = pupil.new_rows / max(1, pupil.new_rows + pupil.old_rows)
         replay.alpha = 1 - self.loss_weight
-        super().start(pupil)
+        super().start(pupil, past)
 
 
 def offline_replay(loss_weight_new_data: float | None) -> Updater:

@@ -26,9 +26,9 @@ class NearestMean(Part):
 
     _trained: dict[str, Tensor] | None = field(default=None, init=False)
 
-    def start(self, pupil: Pupil) -> None:
-        if self._trained is not None:
-            last_linear(pupil.model).load_state_dict(self._trained)
+    def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
+        if past:
+            last_linear(pupil.model).load_state_dict(past["trained"])
 
     @torch.no_grad()
     def end(self, pupil: Pupil) -> None:
@@ -43,11 +43,8 @@ class NearestMean(Part):
         if head.bias is not None:
             head.bias.copy_(torch.where(counts > 0, 0.0, -1.0))
 
-    def state(self) -> dict[str, Any]:
+    def hand_on(self) -> dict[str, Any]:
         return {"trained": self._trained}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._trained = state["trained"]
 
 
 def last_linear(model: nn.Module) -> nn.Linear:

@@ -31,7 +31,7 @@ class Previous(Part):
     _before: nn.Module | None = field(default=None, init=False)
     _known: Tensor | None = field(default=None, init=False)
 
-    def start(self, pupil: Pupil) -> None:
+    def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
         if pupil.updates:
             self._before, self._known = copied(pupil.model), pupil.known
 

@@ -30,6 +30,10 @@ class Elastic(Part):
     _fisher: list[Tensor] = field(default_factory=list, init=False)
     _at: list[Tensor] = field(default_factory=list, init=False)
 
+    def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
+        if past:
+            self.restore(past)
+
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
         if not self._fisher:
             return ()
@@ -60,3 +64,6 @@ class Elastic(Part):
 
     def restore(self, state: dict[str, Any]) -> None:
         self._fisher, self._at = list(state["fisher"]), list(state["at"])
+
+    def hand_on(self) -> dict[str, Any]:
+        return self.state()

@@ -95,8 +95,10 @@ class Part:
 
     notes: ClassVar[tuple[str, ...]] = ()
 
-    def start(self, pupil: Pupil) -> None:
-        """Before the first step."""
+    def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
+        """Before the first step, and once more when an attempt goes on from a checkpoint: what
+        it does to the weights is undone then, for the checkpoint has it. past: what ``hand_on``
+        gave at the end of the update before, None in the first."""
 
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
         """Summands for one step. replayed: None while the memory is empty."""
@@ -109,11 +111,15 @@ class Part:
         """After the last step."""
 
     def state(self) -> dict[str, Any]:
-        """What must survive a crash, and what the next update needs."""
+        """What must survive a crash in the middle of an update."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
         """The inverse of ``state``, after ``start``."""
+
+    def hand_on(self) -> dict[str, Any]:
+        """What the next update needs; after ``end``."""
+        return {}
 
 
 @dataclass
@@ -143,9 +149,9 @@ class Updater:
         """What the memory keeps beside rows."""
         return frozenset(note for part in self.parts for note in part.notes)
 
-    def start(self, pupil: Pupil) -> None:
-        for part in self.parts:
-            part.start(pupil)
+    def start(self, pupil: Pupil, past: list[dict[str, Any]] | None = None) -> None:
+        for part, before in zip(self.parts, past or [None] * len(self.parts), strict=True):
+            part.start(pupil, before)
 
     def extend(self, memory: Memory, count: int, step: int) -> Rows:
         """The slots whose rows go along with a step."""
@@ -183,3 +189,6 @@ class Updater:
     def restore(self, state: list[dict[str, Any]]) -> None:
         for part, saved in zip(self.parts, state, strict=True):
             part.restore(saved)
+
+    def hand_on(self) -> list[dict[str, Any]]:
+        return [part.hand_on() for part in self.parts]

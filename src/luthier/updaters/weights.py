@@ -24,7 +24,7 @@ class ShrinkAndPerturb(Part):
     sigma: float = 0.001
 
     @torch.no_grad()
-    def start(self, pupil: Pupil) -> None:
+    def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
         for weight in trained(pupil.model):
             weight.mul_(self.shrink_factor).add_(torch.randn_like(weight), alpha=self.sigma)
 
@@ -41,7 +41,7 @@ class Anchor(Part):
     alpha: float = 0.01
     _start: list[Tensor] = field(default_factory=list, init=False)
 
-    def start(self, pupil: Pupil) -> None:
+    def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
         self._start = [w.detach().clone() for w in trained(pupil.model)]
 
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
