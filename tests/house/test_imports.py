@@ -37,6 +37,7 @@ MAY = {
     "trainer": PARTS | {"engine", "doors"},
     "evaluation": FOUNDATION | {"data", "store"},
     "tasks": FOUNDATION | {"data", "models"},
+    "tuning": FOUNDATION | {"batches", "data", "store"},
     "trackers": FOUNDATION,
     "engine": PARTS,
     "runs": FOUNDATION | {"store", "backends"},

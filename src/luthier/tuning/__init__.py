@@ -1,0 +1,1 @@
+"""Continual learning: models that are updated when new data arrives."""
