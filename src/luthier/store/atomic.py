@@ -111,7 +111,8 @@ def make_folder(path: Path) -> None:
     with translated(path):
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
-        for folder in missing:
+        for folder in missing:  # from the inside out: no name before what it stands for
+            _sync_folder(folder)
             _sync_folder(folder.parent)
 
 

@@ -103,7 +103,8 @@ def commit_state(bundle: Bundle, url: str, *, parent: int, meta: Mapping[str, An
     meta: JSON data kept with the generation. Committing the same bundle again is fine, and
     gives the same number. Raises StateConflict when another bundle is that generation,
     NotFound when there is no generation ``parent``, CorruptBundle when the bundle is not what
-    was written, UnsafeLocation, DiskFull or StoreError; then the state is as it was.
+    was written, UnsafeLocation, DiskFull or StoreError; then the state is as it was, unless
+    the last step itself failed half: nobody knows then, until the same is committed again.
     """
     place = _place(url)
     generation = parent + 1

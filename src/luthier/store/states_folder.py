@@ -117,7 +117,7 @@ class FolderPlace:
         return [
             str(Path(self.where).parent / name)
             for name in _names(parent)
-            if any(map(number_of, _names(parent / name / "generations")))
+            if _is_state(parent / name)
         ]
 
     def _unneeded(self, needed: set[str]) -> Iterator[Path]:
@@ -149,11 +149,21 @@ class FolderPlace:
             if not is_ours(name)
         ]
         if others:
+            inside = [name for name in others if _is_state(self.root / name)]
             raise UnsafeLocation(
                 f"the folder holds other files, as '{others[0]}', and no state",
                 where=self.where,
-                hint="name a new or an empty folder, for example one inside of it",
+                hint=f"did you mean '{Path(self.where) / inside[0]}'?"
+                if inside
+                else "name a new or an empty folder, for example one inside of it",
             )
+
+
+def _is_state(folder: Path) -> bool:
+    try:
+        return any(map(number_of, _names(folder / "generations")))
+    except StoreError:
+        return False  # asked for a hint only: somebody else's folder, perhaps
 
 
 def _names(folder: Path) -> list[str]:
