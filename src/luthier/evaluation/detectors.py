@@ -71,11 +71,12 @@ class ShiftDetector:
             for start in range(0, len(rows), self._batch_size):
                 yield rows[start : start + self._batch_size]
             return
-        from torch import Tensor
+        from torch import Tensor  # only for who hands over torch's own data
         from torch.utils.data import DataLoader
 
         if isinstance(dataset, Tensor):
-            yield from dataset.split(self._batch_size)
+            for start in range(0, len(dataset), self._batch_size):
+                yield dataset[start : start + self._batch_size]
             return
         loader: Any = DataLoader(dataset, self._batch_size, num_workers=self._workers)
         for batch in loader:
@@ -94,8 +95,13 @@ class ShiftDetector:
         import torch
 
         module: Any = self._extractor
-        with torch.no_grad():
-            return module.to(self._device)(torch.as_tensor(batch).to(self._device))
+        learning = module.training
+        module.to(self._device).eval()  # dropout would be noise between the two sides
+        try:
+            with torch.no_grad():
+                return module(torch.as_tensor(batch).to(self._device))
+        finally:
+            module.train(learning)
 
 
 class MMDCovariateShiftDetector(ShiftDetector):

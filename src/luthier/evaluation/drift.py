@@ -71,7 +71,8 @@ class Drift:
 
     reference_rows, new_rows: how many were given; reference_used, new_used: of how many the
     features were compared. ground: None without features. shares: the estimated share of each
-    label among the new rows [share, low, high], where only predictions are known of them.
+    label among the new rows [share, low, high], where only predictions are known of them;
+    ``notes`` say why there are none.
     """
 
     decision: Decision
@@ -85,6 +86,7 @@ class Drift:
     new_used: int
     ground: Ground | None = None
     shares: dict[str, list[float]] | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; each finding says ``changed`` as well."""
@@ -103,6 +105,7 @@ class Drift:
             })
             for found in data["findings"]
         )  # fmt: skip
+        known["notes"] = tuple(data["notes"])
         known["ground"] = Ground(**data["ground"]) if data["ground"] else None
         return cls(**known)
 
@@ -119,6 +122,7 @@ def detect(
 
     Args:
         reference, new: features or embeddings, [n, d] and [m, d]; None to compare only labels.
+            They may be those of a sample of the rows that labels and quality are given of.
         tests: of mmd, ks, classifier, labels. By default mmd on features, and labels where
             there are some. alpha is shared among them, so more tests see less each.
         labels: of the reference and of the new rows; None for the latter where they are not
@@ -231,14 +235,17 @@ def _of_quality(old: Array, new: Array, threshold: float, permutations: int, see
     return Finding("quality", -fall, p, threshold, smallest, detail)
 
 
-def _shares(data: Given, seed: int) -> dict[str, list[float]] | None:
-    """The new labels' shares, where only predictions can tell them."""
+def _shares(data: Given, seed: int) -> tuple[dict[str, list[float]] | None, tuple[str, ...]]:
+    """The new labels' shares, where only predictions can tell them, or why those cannot."""
     labels, predictions = data.labels, data.predictions
     if labels is None or labels[1] is not None or predictions is None or predictions[1] is None:
-        return None
-    found = estimate_shares(labels[0], predictions[0], predictions[1], seed=seed)
+        return None, ()
+    try:
+        found = estimate_shares(labels[0], predictions[0], predictions[1], seed=seed)
+    except DataError as error:
+        return None, (f"the new labels' shares are not estimated: {error.message}",)
     columns = np.stack([found.share, found.low, found.high], axis=1)
-    return dict(zip(found.classes, columns.tolist(), strict=True))
+    return dict(zip(found.classes, columns.tolist(), strict=True)), ()
 
 
 # --- the decision ---------------------------------------------------------------------------

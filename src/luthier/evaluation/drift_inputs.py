@@ -48,7 +48,7 @@ class Given:
     @property
     def sizes(self) -> tuple[int, int]:
         """How many rows each side has."""
-        for pair in (self.features, self.labels, self.predictions, self.quality):
+        for pair in (self.labels, self.predictions, self.quality, self.features):
             if pair is not None and pair[1] is not None:
                 return len(pair[0]), len(pair[1])
         return 0, 0
@@ -74,16 +74,17 @@ def given(
 
 
 def _check_lengths(data: Given, at: int, side: str) -> None:
-    """Everything that is given of a side tells of the same rows, and of enough of them."""
+    """What is given of a side is of enough rows, and labels and their kin are of the same."""
     counts: dict[str, int] = {}
     for name in ("features", "labels", "predictions", "quality"):
         pair = getattr(data, name)
         if pair is None or pair[at] is None:
             continue
-        counts[name] = len(pair[at])
-        if counts[name] < FEWEST_ROWS:
-            message = f"{counts[name]} rows are too few to tell anything"
+        if len(pair[at]) < FEWEST_ROWS:
+            message = f"{len(pair[at])} rows are too few to tell anything"
             raise DataError(message, file=side, hint=f"at least {FEWEST_ROWS}")
+        if name != "features":  # which may be those of a sample
+            counts[name] = len(pair[at])
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} {name}" for name, count in counts.items())
         raise DataError(f"not as many of each: {listed}", file=side)
