@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 from luthier.data.rows import Rows, read_rows
 from luthier.errors import DataError, nearest
 from luthier.spec import CSVOptions
-from luthier.tuning.data_modules import DataModule
+from luthier.tuning.data_module import DataModule
 
 #: Above this a float64 cannot tell whole numbers apart.
 _EXACT = 2**53

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from luthier.errors import DataError, Problem, SpecError
-from luthier.tuning.data_modules import DataModule
+from luthier.tuning.data_module import DataModule
 from luthier.tuning.datasets import Rows, randomly_split_data, size
 
 Groupings = Sequence[Sequence[Any]]

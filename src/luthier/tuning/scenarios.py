@@ -41,8 +41,8 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from luthier.errors import DataError
-from luthier.tuning.data_modules import DataModule
-from luthier.tuning.datasets import Rows, Transform, TransformedDataset, labels_of
+from luthier.tuning.data_module import DataModule
+from luthier.tuning.datasets import Rows, Transform, labels_of, transformed
 from luthier.tuning.scenario import Groupings, Scenario, agree, groups, real, refused, whole
 from luthier.tuning.sorting import FeatureSortingScenario, HueShiftScenario, SortingScenario
 from luthier.tuning.transforms import Permutation, Rotation
@@ -149,11 +149,11 @@ class TransformScenario(Scenario):
     def _divide(self) -> None:
         self._random_chunks()
         transform = self._transforms[self._chunk_id]
-        self._train_data = TransformedDataset(self._train_data, transform)
+        self._train_data = transformed(self._train_data, transform)
         if self._val_data is not None:
-            self._val_data = TransformedDataset(self._val_data, transform)
+            self._val_data = transformed(self._val_data, transform)
         if (tests := self._data_module.test_data()) is not None:
-            self._test_data = [TransformedDataset(tests, each) for each in self._transforms]
+            self._test_data = [transformed(tests, each) for each in self._transforms]
 
 
 class ImageRotationScenario(TransformScenario):

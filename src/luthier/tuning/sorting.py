@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 
 from luthier.batches.arithmetic import below, derive
 from luthier.errors import DataError
-from luthier.tuning.data_modules import DataModule
+from luthier.tuning.data_module import DataModule
 from luthier.tuning.datasets import Rows, inputs_of
 from luthier.tuning.scenario import Scenario, enough, real, refused, whole
 from luthier.tuning.transforms import dominant_hues
