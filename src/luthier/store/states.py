@@ -85,7 +85,7 @@ def read_state(url: str, cache: Path, *, generation: int | None = None) -> State
                 continue  # others went on meanwhile, and pruned what was being read
             if isinstance(error, CorruptBundle):
                 raise
-            raise _gone(place, wanted, newest) from error
+            raise _gone(place, wanted, newest, error) from error
 
 
 def head(url: str) -> int:
@@ -198,13 +198,13 @@ def _no_state(place: Place) -> NotFound:
     )
 
 
-def _gone(place: Place, wanted: int, newest: int) -> LuthierError:
+def _gone(place: Place, wanted: int, newest: int, missing: NotFound) -> LuthierError:
     if wanted < newest:
         return NotFound(
             f"generation {wanted} was pruned", where=place.where, hint=f"the newest is {newest}"
         )
     return CorruptBundle(
-        f"generation {wanted} was committed, but its files are missing",
-        where=place.where,
-        hint="somebody removed them; another copy of the state is needed",
+        f"generation {wanted} was committed, but {missing.message}",
+        where=missing.where,
+        hint="somebody removed it; another copy of the state is needed",
     )

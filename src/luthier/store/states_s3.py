@@ -161,8 +161,11 @@ class BucketPlace:
     def _download(self, file: StoredFile, name: str, target: Path) -> None:
         key = f"{self._prefix}objects/{file.sha256}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        with self._answers(key):
-            self._system.get_file(f"{self._bucket}/{key}", str(target))
+        try:
+            with self._answers(key):
+                self._system.get_file(f"{self._bucket}/{key}", str(target))
+        except NotFound as error:
+            raise NotFound(f"'{name}' is missing", where=error.where) from error
         point("state.downloaded")
         if target.stat().st_size != file.bytes or sha256_of(target) != file.sha256:
             raise CorruptBundle(

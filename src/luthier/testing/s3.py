@@ -24,6 +24,18 @@ _ALL_OF_S3 = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}],
 }
+#: moto looks whether there is such an object, and then puts it; of S3 that is one thing.
+_ATOMIC = """
+import sys, threading
+from moto.s3.responses import S3Response
+from moto.server import main
+lock, put = threading.Lock(), S3Response.put_object
+def put_object(self):
+    with lock:
+        return put(self)
+S3Response.put_object = put_object
+main(sys.argv[1:])
+"""
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _LINE = re.compile(r'"([A-Z]+) (\S+) HTTP/[\d.]+" (\d+)')
 
@@ -68,7 +80,7 @@ def server(folder: Path) -> Iterator[Server]:
     log = folder / "s3.log"
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, "-c", _ATOMIC, "-H", "127.0.0.1", "-p", str(port)],
             env={**os.environ, "PYTHONUNBUFFERED": "1", "MOTO_PORT": str(port)},
             stdin=subprocess.DEVNULL,
             stdout=file,
