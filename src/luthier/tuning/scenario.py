@@ -49,19 +49,16 @@ class Scenario(abc.ABC):
         """Bring the files to this machine."""
         self._data_module.prepare_data()
 
+    @abc.abstractmethod
     def setup(self) -> None:
-        """Make the chunk's data sets."""
+        """Make the chunk's data sets. One that overrides this calls it first: it sets the data
+        module up."""
         self._data_module.setup()
         if self._data_module.train_data() is None:
             raise DataError(
                 f"{type(self._data_module).__name__} has no rows to learn from after setup()",
                 hint="its setup() must set self._train_data",
             )
-        self._divide()
-
-    @abc.abstractmethod
-    def _divide(self) -> None:
-        """Set train, validation and test data from the module's."""
 
     def train_data(self) -> Any:
         """The chunk's rows to learn from."""

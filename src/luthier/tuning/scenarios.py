@@ -65,7 +65,8 @@ __all__ = [
 class BenchmarkScenario(Scenario):
     """Chunks that the data module makes itself: its test data is a list of one for each."""
 
-    def _divide(self) -> None:
+    def setup(self) -> None:
+        super().setup()
         module = self._data_module
         self._train_data, self._val_data = module.train_data(), module.val_data()
         tests = module.test_data()
@@ -100,7 +101,8 @@ class ClassIncrementalScenario(Scenario):
         agree(num_tasks, len(self._groups), field)
         super().__init__(data_module, len(self._groups), chunk_id, seed)
 
-    def _divide(self) -> None:
+    def setup(self) -> None:
+        super().setup()
         module = self._data_module
         rows, group = module.train_data(), self._groups[self._chunk_id]
         labels = labels_of(rows)
@@ -146,7 +148,8 @@ class TransformScenario(Scenario):
         agree(num_tasks, len(self._transforms), "transforms")
         super().__init__(data_module, len(self._transforms), chunk_id, seed)
 
-    def _divide(self) -> None:
+    def setup(self) -> None:
+        super().setup()
         self._random_chunks()
         transform = self._transforms[self._chunk_id]
         self._train_data = transformed(self._train_data, transform)
@@ -198,7 +201,8 @@ class PermutationScenario(TransformScenario):
 class IIDScenario(Scenario):
     """Random parts of equal size (to a row), without any shift between them."""
 
-    def _divide(self) -> None:
+    def setup(self) -> None:
+        super().setup()
         self._random_chunks()
         tests = self._data_module.test_data()
         self._test_data = [] if tests is None else [tests] * self._num_tasks
@@ -261,9 +265,6 @@ class DataIncrementalScenario(Scenario):
                 raise DataError(f"the data sets of chunk {missing[0]} ({ids}) have no test data")
             found = []
         self._test_data = found
-
-    def _divide(self) -> None:
-        """All is done in ``setup``: the module holds one data set at a time."""
 
     def _choose(self, data_id: Any) -> None:
         module = self._data_module

@@ -40,7 +40,8 @@ class SortingScenario(Scenario):
     def _scores(self, rows: Rows) -> Tensor:
         """What to sort by, (n,)."""
 
-    def _divide(self) -> None:
+    def setup(self) -> None:
+        super().setup()
         module = self._data_module
         self._train_data = self._cut(module.train_data(), "to learn from")[self._chunk_id]
         if (held_out := module.val_data()) is not None:
