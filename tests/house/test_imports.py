@@ -53,7 +53,7 @@ MAY = {
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION
     | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker",
-       "demo", "callback", "benchmark", "component", "engine.control"},
+       "demo", "callback", "benchmark", "component", "evaluation", "engine.control"},
     "demo": FOUNDATION | {"api", "runs", "data", "store", "evaluation", "cli", "inference"},
     "benchmark": PARTS | {"engine", "demo"},
     "__main__": {"cli"},
@@ -160,6 +160,8 @@ def _loaded_after(program: str) -> set[str]:
         "luthier.cli.runs",
         "luthier.cli.bench",
         "luthier.cli.component",
+        "luthier.cli.drift",
+        "luthier.evaluation.drift",
         "luthier.benchmark.race",
         "luthier.benchmark.page",
         "luthier.callback",

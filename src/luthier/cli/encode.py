@@ -62,7 +62,7 @@ def encode(
     texts = list(text or []) + (read_texts(source, column) if source is not None else [])
     if not texts:
         raise DataError("there is no text to encode", file=source, hint="a file, or --text '…'")
-    loaded = _load(model, home, batch_size, device, onnx)
+    loaded = open_encoder(model, home, batch_size, device, onnx)
     chunks = _encoded(loaded, texts, batch_size)
     if output is None:
         for block, vectors in chunks:
@@ -73,7 +73,9 @@ def encode(
     show(facts, as_json, lambda: note(f"{output}: {len(texts)} vectors of {width}"))
 
 
-def _load(name: str, home: str | None, batch_size: int, device: str | None, onnx: bool) -> Any:
+def open_encoder(
+    name: str, home: str | None, batch_size: int, device: str | None, onnx: bool
+) -> Any:
     """A folder, a catalog name, a run, or an artifact, in this order. Raises NotFound."""
     from luthier import api, inference
     from luthier.models import catalog

@@ -167,8 +167,10 @@ def detect(
         ground = known_ground(*((side - centre) / scale for side in sampled), seed=seed)
     used = data.sizes if sampled is None else (len(sampled[0]), len(sampled[1]))
     decision, reason = decide(findings, ground, used[1], most_off, most_fall)
-    shares = _shares(data, seed) if "labels" in names else None
-    return Drift(decision, reason, tuple(findings), alpha, seed, *data.sizes, *used, ground, shares)
+    shares, notes = _shares(data, seed, "labels" in names)
+    return Drift(
+        decision, reason, tuple(findings), alpha, seed, *data.sizes, *used, ground, shares, notes
+    )
 
 
 def _sampled(features: tuple[Array, Array], limit: int, seed: int) -> tuple[Array, Array]:
@@ -235,10 +237,14 @@ def _of_quality(old: Array, new: Array, threshold: float, permutations: int, see
     return Finding("quality", -fall, p, threshold, smallest, detail)
 
 
-def _shares(data: Given, seed: int) -> tuple[dict[str, list[float]] | None, tuple[str, ...]]:
+def _shares(
+    data: Given, seed: int, asked: bool
+) -> tuple[dict[str, list[float]] | None, tuple[str, ...]]:
     """The new labels' shares, where only predictions can tell them, or why those cannot."""
     labels, predictions = data.labels, data.predictions
-    if labels is None or labels[1] is not None or predictions is None or predictions[1] is None:
+    if not asked or labels is None or predictions is None or predictions[1] is None:
+        return None, ()
+    if labels[1] is not None:
         return None, ()
     try:
         found = estimate_shares(labels[0], predictions[0], predictions[1], seed=seed)

@@ -106,14 +106,20 @@ def check_numbers(
         raise DataError(f"most_fall is 0 or more, not {most_fall}", hint="0.1")
 
 
+def check_tests(tests: Sequence[str] | None) -> None:
+    """Raises DataError for a test that nobody knows."""
+    for name in tests or ():
+        if name not in TESTS:
+            hint = nearest(name, TESTS) or f"known: {', '.join(TESTS)}"
+            raise DataError(f"no test is called '{name}'", hint=hint)
+
+
 def wanted(tests: Sequence[str] | None, data: Given) -> list[str]:
     """The tests to make, each once, in the order asked. Raises DataError for impossible ones."""
     if tests is None:
         tests = ["mmd"] * (data.features is not None) + ["labels"] * data.has_labels
+    check_tests(tests)
     for name in tests:
-        if name not in TESTS:
-            hint = nearest(name, TESTS) or f"known: {', '.join(TESTS)}"
-            raise DataError(f"no test is called '{name}'", hint=hint)
         if name == "labels":
             _ = data.comparable_labels
         elif data.features is None:

@@ -41,7 +41,7 @@ class SmallestShift:
 
     def __str__(self) -> str:
         if self.shift is None:
-            return "no shift"
+            return "nothing for sure"
         number = f"{self.shift:.1%}" if self.unit.startswith("of the rows") else f"{self.shift:.2g}"
         return f"{number} {self.unit}"
 
@@ -154,13 +154,14 @@ def of_labels(counts: NDArray[np.int64], m: int, threshold: float) -> SmallestSh
     from scipy.stats import chi2, ncx2
 
     unit = "of the rows changing their label"
-    n, width = int(counts.sum()), len(counts)
-    before = counts / n
-    most = int(before.argmax())
-    others = np.delete(before, most)
-    if width == 1 or others.sum() == 0:
-        return SmallestShift(None, unit, None)
-    way = np.insert(others / others.sum(), most, -1.0)
+    n = int(counts.sum())
+    before = counts[counts > 0] / n
+    if len(before) == 1:  # the rows can only go to a label that is not there yet
+        before, way = np.array([1.0, 0.0]), np.array([-1.0, 1.0])
+    else:
+        others = np.delete(before, before.argmax())
+        way = np.insert(others / others.sum(), before.argmax(), -1.0)
+    width = len(before)
     critical = float(chi2.isf(threshold, width - 1))
 
     def noncentrality(share: float) -> float:
@@ -173,7 +174,7 @@ def of_labels(counts: NDArray[np.int64], m: int, threshold: float) -> SmallestSh
     def power(share: float) -> float:
         return float(ncx2.sf(critical, width - 1, noncentrality(share)))
 
-    shift = _smallest(power, (1e-6, float(before[most])))
+    shift = _smallest(power, (1e-6, float(before.max())))
     statistic = None if shift is None else noncentrality(shift) + width - 1
     return SmallestShift(shift, unit, statistic)
 
