@@ -131,6 +131,15 @@ class _Normal:
     pass
 
 
+class _ReverseLogUniform(_LogUniform):
+    pass
+
+
+class Quantized:
+    def __init__(self, sampler, q):
+        self.sampler, self.q = sampler, q
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -139,6 +148,14 @@ class _Normal:
         (_named("Float", lower=0.1, upper=1.0, sampler=_LogUniform()), loguniform(0.1, 1.0)),
         (_named("Integer", lower=1, upper=32, sampler=_Uniform()), randint(1, 32)),
         (_named("Integer", lower=1, upper=32, sampler=_LogUniform()), lograndint(1, 32)),
+        (
+            _named("Integer", lower=2, upper=10, sampler=Quantized(_Uniform(), 2)),
+            Integer(2, 10, step=2),
+        ),
+        (
+            _named("Float", lower=0.3, upper=1.0, sampler=Quantized(_Uniform(), 0.1)),
+            Float(0.3, 1.0, step=0.1),
+        ),
         (_named("Categorical", categories=[1, "a"]), choice([1, "a"])),
         (
             _named("OrdinalNearestNeighbor", type("Categorical", (), {}), categories=[1, 2]),
@@ -171,10 +188,13 @@ def test_ranges_of_syne_tune_are_understood(value, expected):
     "value",
     [
         _named("Float", lower=0.1, upper=1.0, sampler=_Normal()),
+        _named("Float", lower=0.1, upper=0.9, sampler=_ReverseLogUniform()),
+        _named("Integer", lower=1, upper=10, sampler=Quantized(_Uniform(), 2)),
+        _named("Float", lower=0.1, upper=1.0, sampler=Quantized(_LogUniform(), 0.1)),
         _named("Function", type("Domain", (), {})),
         type("Integer", (), {"__module__": "ray.tune.search.sample", "lower": 1, "upper": 2})(),
     ],
-    ids=["normal", "function", "ray"],
+    ids=["normal", "reverse", "off the grid", "rounded logarithm", "function", "ray"],
 )
 def test_ranges_that_cannot_be_searched_here_are_refused(value):
     with pytest.raises(SpecError, match=r"lograndint|luthier\.tuning"):

@@ -163,11 +163,7 @@ def as_domain(value: Any) -> Domain | None:
         kind = Ordinal if any(name.startswith("Ordinal") for name in names) else Categorical
         return kind(tuple(value.categories))
     if hasattr(value, "lower") and hasattr(value, "upper") and names & {"Float", "Integer"}:
-        integer = "Integer" in names
-        log = _is_log(value)
-        return Integer(value.lower, value.upper, log) if integer else Float(
-            value.lower, value.upper, log
-        )  # fmt: skip
+        return _of_syne_tune(value, Integer if "Integer" in names else Float)
     if "Domain" in names or (hasattr(value, "get_sampler") and hasattr(value, "sample")):
         raise _unknown(type(value).__name__)
     return None
@@ -180,15 +176,20 @@ def _unknown(what: str) -> SpecError:
     )
 
 
-def _is_log(value: Any) -> bool:
-    """Whether a range of Syne Tune's is even in its logarithm, by the name of its sampler."""
+def _of_syne_tune(value: Any, kind: type[Float] | type[Integer]) -> Domain:
+    """A range of Syne Tune's, which says by the class of its sampler how it is drawn from."""
     sampler = value.get_sampler() if hasattr(value, "get_sampler") else value.sampler
-    kinds = [kind.__name__ for kind in type(sampler).__mro__] if sampler is not None else []
-    if "LogUniform" in {kind.lstrip("_") for kind in kinds}:
-        return True
-    if not kinds or "Uniform" in {kind.lstrip("_") for kind in kinds}:
-        return False
-    raise _unknown(f"{type(value).__name__} drawn as {kinds[0].lstrip('_')}")
+    drawn = "Uniform" if sampler is None else type(sampler).__name__.lstrip("_")
+    step = None
+    if drawn == "Quantized" and type(sampler.sampler).__name__.lstrip("_") == "Uniform":
+        step = sampler.q
+        places = value.lower / step
+        if abs(places - round(places)) < 1e-9:  # else they round to values outside of the range
+            drawn = "Uniform"
+    if drawn not in ("Uniform", "LogUniform"):
+        raise _unknown(f"{type(value).__name__} drawn as {drawn}")
+    more = {} if step is None else {"step": step}
+    return kind(value.lower, value.upper, drawn == "LogUniform", **more)
 
 
 def _values_of(value: Any) -> list[Any]:
@@ -200,7 +201,7 @@ def _values_of(value: Any) -> list[Any]:
     found = [low + (high - low) * i / steps for i in range(value.size)]
     if value.log_scale:
         found = [min(max(math.exp(each), value.lower), value.upper) for each in found]
-    return [round(each) for each in found] if value.cast_int else found
+    return list(dict.fromkeys(map(round, found))) if value.cast_int else found
 
 
 def _of_optuna(value: Any) -> Domain:
