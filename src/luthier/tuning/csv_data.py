@@ -20,6 +20,8 @@ from luthier.tuning.data_module import DataModule
 
 #: Above this a float64 cannot tell whole numbers apart.
 _EXACT = 2**53
+#: As much of the first row is looked at for separators.
+_HEADER_BYTES = 1 << 16
 
 
 class CSVDataModule(DataModule):
@@ -53,10 +55,7 @@ class CSVDataModule(DataModule):
         self._classes = None if classes is None else tuple(classes)
 
     def setup(self) -> None:
-        train, test = (
-            read_rows(Path(self._data_path) / name, CSVOptions(header=True), format="csv")
-            for name in self.files
-        )
+        train, test = (_read(Path(self._data_path) / name) for name in self.files)
         features = self._features(train)
         if unequal := set(features) ^ set(self._features(test)):
             column = sorted(unequal)[0]
@@ -106,6 +105,18 @@ class CSVDataModule(DataModule):
                 hint=nearest(name, classes) or f"classes: {', '.join(classes[:12])}",
             )
         return torch.from_numpy(codes.to_numpy().astype(np.int64))
+
+
+def _read(path: Path) -> Rows:
+    """A file whose first row has names. Commas are taken for granted where that row has them
+    and nothing else that may separate cells: to try all separators costs as much as to read."""
+    first = b""
+    if path.is_file():
+        with open(path, "rb") as file:
+            first = file.readline(_HEADER_BYTES)
+    plain = b"," in first and not set(first) & set(b";\t| \"'")
+    options = CSVOptions(header=True, delimiter="," if plain else None)
+    return read_rows(path, options, format="csv")
 
 
 def _numbers(rows: Rows, names: Sequence[str]) -> torch.Tensor:
