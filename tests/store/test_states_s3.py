@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -491,6 +492,24 @@ def test_what_prune_may_be_about_to_remove_is_sent_again(
     assert commit_state(made[0], url, parent=2, meta={}) == 3
     # Two files of generation 1 that are not in generation 2; the other three are.
     assert sent(server, "PUT") - before == 2
+
+
+def test_what_was_sent_again_while_pruning_is_not_removed(
+    server: s3.Server, url: str, made: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old when they were listed, young when they are about to be removed."""
+
+    def old(call: Any, method: str, words: dict[str, Any]) -> Any:
+        answer = call(method, **words)
+        for entry in answer.get("Contents", []) if method == "list_objects_v2" else []:
+            entry["LastModified"] -= timedelta(days=2)
+        return answer
+
+    committed(url, made, 2)
+    before = objects(server, url)
+    intercept(monkeypatch, old)
+    assert prune(url, keep=1) == 0
+    assert objects(server, url) == before
 
 
 def test_many_generations_are_listed_page_by_page(
