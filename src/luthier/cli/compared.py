@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,39 +41,45 @@ class Columns:
 class Side:
     """One file. texts, features: what can be compared of it, one of the two or both.
 
-    shown: what the texts or features are, for people. rows: how many the file has.
+    rows: how many the file has. text_name, feature_name: what those are, for people.
     """
 
     file: str
     rows: int
-    shown: str
     texts: Sequence[str] | None = None
     features: NDArray[np.float64] | None = None
+    text_name: str = ""
+    feature_name: str = ""
     labels: Sequence[str] | None = None
     predictions: Sequence[str] | None = None
     quality: NDArray[np.float64] | None = None
 
 
-def read_side(place: str, columns: Columns, cache: Path, *, need_data: bool) -> Side:
+def read_side(
+    place: str, columns: Columns, cache: Path, *, need_data: bool, is_new: bool
+) -> Side:  # fmt: skip
     """Read one side. Raises DataError that names the file, the row and the column.
 
     cache: where files without names of columns are kept as Arrow. need_data: False where only
-    labels are compared, so that no text is looked for.
+    labels are compared, so that no text is looked for. is_new: where there are predictions, new
+    rows may lack the column of labels: nobody knows them yet.
     """
     path = Path(place).expanduser()
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
-        return _arrays(path, place, columns, need_data)
+        return _arrays(path, place, columns, need_data, is_new)
     if suffix == ".txt":
         if columns.values:
             raise DataError(f"lines have no column '{columns.values[0]}'", file=place)
         texts = read_texts(place, columns.data)
-        return Side(place, len(texts), "its lines", texts)
+        return Side(place, len(texts), texts, text_name="lines")
     from luthier.data.rows import read_rows
     from luthier.spec import CSVOptions
 
-    named = [*columns.values, *([columns.data] if columns.data else [])]
     rows = read_rows(path, CSVOptions(), name=place)
+    if is_new and columns.predictions and columns.labels not in rows.columns:
+        columns = replace(columns, labels=None)
+    named = [*columns.values, *([columns.data] if columns.data else [])]
     for name in named:
         _check_column(rows, name)
     return _of_rows(rows, path, columns, cache, need_data)
@@ -94,30 +100,30 @@ def _of_rows(rows: Rows, path: Path, columns: Columns, cache: Path, need_data: b
     if known is None and "second" not in parts.values():  # beside pairs a label is a score
         known = next((name for name, part in parts.items() if part == "label"), None)
     values: dict[str, Any] = {
-        "labels": None if known is None else _words(rows, known),
-        "predictions": columns.predictions and _words(rows, columns.predictions),
+        "labels": None if known is None else _words(rows, known, empty=False),
+        "predictions": columns.predictions and _words(rows, columns.predictions, empty=False),
         "quality": None if columns.quality is None else _numbers(rows, columns.quality),
     }
+    side = Side(rows.file, len(rows), **values)
     if not need_data:
-        return Side(rows.file, len(rows), "", **values)
+        return side
     others = [n for n in rows.columns if n not in (known, *columns.values)]
     if columns.data is not None:
         others = [columns.data]
-    vectors = next((name for name in others if _is_vectors(rows, name)), None)
-    features = None if vectors is None else _vectors(rows, vectors)
     text = _text_column(rows, others, parts)
     if text is not None:
-        texts = _words(rows, text)
-        shown = f"column '{text}'" if features is None else f"column '{vectors}'"
-        return Side(rows.file, len(rows), shown, texts, features, **values)
-    if features is not None:
-        return Side(rows.file, len(rows), f"column '{vectors}'", None, features, **values)
+        side = replace(side, texts=_words(rows, text), text_name=f"column '{text}'")
+    vectors = next((name for name in others if _is_vectors(rows, name)), None)
+    if vectors is not None:
+        side = replace(side, features=_vectors(rows, vectors), feature_name=f"column '{vectors}'")
+    if text is not None or vectors is not None:
+        return side
     numeric = [n for n in others if _is_number(rows, n) and not _NO_FEATURE.fullmatch(n)]
     if numeric:
         import numpy as np
 
         features = np.stack([_numbers(rows, name) for name in numeric], axis=1)
-        return Side(rows.file, len(rows), f"{len(numeric)} features", None, features, **values)
+        return replace(side, features=features, feature_name=_listed(numeric))
     if columns.data is not None:
         kind = rows.column(columns.data).type
         raise DataError(f"is neither text nor numbers but {kind}", file=rows.file,
@@ -138,7 +144,13 @@ def _as_fit_reads(path: Path, rows: Rows, cache: Path, values: dict[str, Any]) -
     texts = data.texts(data.roles[0], range(len(data)))
     if data.form == "labelled":
         values["labels"] = [data.class_name(int(code)) for code in data.array("label")]
-    return Side(rows.file, len(data), data.mapping[data.roles[0]], texts, **values)
+    column = data.mapping[data.roles[0]]
+    return Side(rows.file, len(data), texts, text_name=column, **values)
+
+
+def _listed(names: list[str]) -> str:
+    """The columns of features: by name where they are few."""
+    return f"columns {', '.join(names)}" if len(names) <= 5 else f"{len(names)} columns"
 
 
 def _text_column(rows: Rows, others: list[str], parts: dict[str, str | None]) -> str | None:
@@ -204,10 +216,10 @@ def _vectors(rows: Rows, name: str) -> NDArray[np.float64]:
     return found
 
 
-def _words(rows: Rows, name: str) -> list[str]:
-    """A column as text, without gaps."""
+def _words(rows: Rows, name: str, *, empty: bool = True) -> list[str]:
+    """A column as text, without gaps. empty: whether a text of no characters is none."""
     values = rows.column(name).to_pylist()
-    gap = next((i for i, value in enumerate(values) if value is None), None)
+    gap = next((i for i, v in enumerate(values) if v is None or (v == "" and not empty)), None)
     if gap is not None:
         raise DataError("is empty", file=rows.file, row=rows.line(gap), column=name)
     return [value if isinstance(value, str) else str(value) for value in values]
@@ -240,7 +252,7 @@ def _check_finite(values: NDArray[np.float64], rows: Rows, name: str) -> None:
 # --- arrays ---------------------------------------------------------------------------------
 
 
-def _arrays(path: Path, place: str, columns: Columns, need_data: bool) -> Side:
+def _arrays(path: Path, place: str, columns: Columns, need_data: bool, is_new: bool) -> Side:
     """A .npy of features, or a .npz whose arrays are features and, by name, labels and kin."""
     import zipfile
 
@@ -259,14 +271,17 @@ def _arrays(path: Path, place: str, columns: Columns, need_data: bool) -> Side:
              "quality": columns.quality}  # fmt: skip
     if columns.labels is None and "labels" in arrays:
         named["labels"] = "labels"
+    if is_new and columns.predictions and named["labels"] not in arrays:
+        named["labels"] = None
     values = {what: _array(arrays, name, place) for what, name in named.items() if name}
     words = {what: [str(v) for v in a] for what, a in values.items() if what != "quality"}
     more: dict[str, Any] = {**words, **{k: a for k, a in values.items() if k == "quality"}}
     rows = next((len(value) for value in values.values()), 0)
     if not need_data:
-        return Side(place, rows, "", **more)
+        return Side(place, rows, **more)
     features = _features(arrays, columns.data, list(named.values()), place)
-    return Side(place, len(features), f"{features.shape[1]} features", None, features, **more)
+    name = f"{features.shape[1]} features"
+    return Side(place, len(features), features=features, feature_name=name, **more)
 
 
 def _array(arrays: dict[str, Any], name: str, place: str) -> Any:

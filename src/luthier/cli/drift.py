@@ -90,14 +90,21 @@ def drift(
     """
     from luthier import api
     from luthier.evaluation.drift import detect
-    from luthier.evaluation.drift_inputs import check_numbers, check_tests
+    from luthier.evaluation.drift_inputs import FEWEST_ROWS, check_numbers, check_tests
 
     check_numbers(alpha, permutations, rows, most_off, most_fall)
     check_tests(test)
     named = Columns(column, labels, predictions, quality)
     need_data = test is None or set(test) != {"labels"}
     cache = api.connect(home).cache
-    sides = [read_side(file, named, cache, need_data=need_data) for file in (reference, new)]
+    sides = [
+        read_side(file, named, cache, need_data=need_data, is_new=is_new)
+        for file, is_new in ((reference, False), (new, True))
+    ]
+    for side in sides:
+        if side.rows < FEWEST_ROWS and (need_data or side.labels or side.predictions):
+            message = f"{side.rows} rows are too few to tell anything"
+            raise DataError(message, file=side.file, hint=f"at least {FEWEST_ROWS}")
     progress = _Progress()
     try:
         features, what = None, "labels only"
@@ -137,7 +144,7 @@ def _features(
     """The vectors of a sample of both sides, and what they are, for people."""
     picks = [_sample(side, rows, seed) for side in sides]
     if model is None and sides[0].features is not None and sides[1].features is not None:
-        return (sides[0].features[picks[0]], sides[1].features[picks[1]]), sides[0].shown
+        return (sides[0].features[picks[0]], sides[1].features[picks[1]]), sides[0].feature_name
     texts = [_texts(side, picked, model) for side, picked in zip(sides, picks, strict=True)]
     from luthier.cli.encode import open_encoder
 
@@ -147,7 +154,7 @@ def _features(
     encoder = open_encoder(name, home, batch_size, device, False)
     vectors = _encoded(encoder, [*texts[0], *texts[1]], progress)
     border = len(texts[0])
-    return (vectors[:border], vectors[border:]), f"{sides[0].shown} by {name}"
+    return (vectors[:border], vectors[border:]), f"{sides[0].text_name} by {name}"
 
 
 def _texts(side: Side, picked: NDArray[np.int64], model: str | None) -> list[str]:
