@@ -197,7 +197,7 @@ class _Progress:
 
     def __call__(self, stage: str, share: float) -> None:
         now = time.monotonic()
-        if now - self._start < _PATIENCE_S:
+        if share >= 1 or now - self._start < _PATIENCE_S:
             return
         if self._terminal:
             print(f"\r\033[K{stage} {share:.0%}", end="", file=sys.stderr, flush=True)
