@@ -77,6 +77,7 @@ def test_draws_are_even_in_what_they_say():
     assert [randint(1, 4).sample(Fixed(u)) for u in (0, 0.25, 0.5, last)] == [1, 2, 3, 4]
     assert [lograndint(1, 8).sample(Fixed(u)) for u in (0, last)] == [1, 8]
     assert [Float(0, 1, step=0.4).sample(Fixed(u)) for u in (0, last)] == [0, 0.8]
+    assert Float(0, 0.3, step=0.1).sample(Fixed(last)) == 0.3
     assert [Integer(2, 12, step=3).sample(Fixed(u)) for u in (0, last)] == [2, 11]
 
 

@@ -85,6 +85,12 @@ def test_another_target_and_other_files(tmp_path):
             {"classes": ["cat", "dog"]},
             r"row 3, column y: 'c",
         ),
+        (
+            'a,y\n"1\n",dog\n2,cow\n',
+            "a,y\n1,dog\n",
+            {"classes": ["cat", "dog"]},
+            "row 4, column y: 'c",
+        ),
         ("a,y\n", TRAIN, {}, "train.csv: no rows"),
         ("", TRAIN, {}, "train.csv: the file is empty"),
     ],

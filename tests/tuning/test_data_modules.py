@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from luthier.errors import DataError, SpecError
 from luthier.tuning.data_modules import (
@@ -95,6 +95,24 @@ def test_arrays_get_the_types_that_models_take():
     assert module.test_data() is None
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=">f4").reshape(3, 2),
+        np.arange(6, dtype=">f8").reshape(3, 2),
+        np.arange(5, -1, -1, dtype=np.float32).reshape(3, 2)[::-1, ::-1],
+        np.broadcast_to(np.arange(6, dtype=np.int64), (2, 6))[0].reshape(3, 2),
+        np.arange(6).reshape(2, 3).T.copy().T.reshape(3, 2),
+        [[0, 1], [2, 3], [4, 5]],
+    ],
+    ids=["other bytes", "other wide bytes", "backwards", "read only", "transposed", "list"],
+)
+def test_arrays_of_any_layout_hold_the_same_numbers(array):
+    module = TensorDataModule(array, [0, 1, 2], test_size=0)
+    module.setup()
+    assert module.train_data().tensors[0].tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
 def test_transforms_are_applied_late():
     calls = []
 
@@ -109,6 +127,9 @@ def test_transforms_are_applied_late():
     assert not calls
     x, y = module.train_data()[3]
     assert (float(x), int(y), len(calls)) == (6.0, 11, 1)
+    xs, ys = next(iter(DataLoader(module.train_data(), batch_size=5)))
+    assert xs.flatten().tolist() == [0, 2, 4, 6, 8]
+    assert ys.tolist() == [10, 11, 10, 11, 10]
 
 
 @pytest.mark.parametrize(

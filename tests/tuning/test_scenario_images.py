@@ -100,6 +100,11 @@ def test_what_is_turned_bilinearly_is_between_its_neighbours():
     assert torch.allclose(found[2:7, 2:7], plane[2:7, 2:7], atol=1e-5)  # a plane stays a plane
 
 
+def test_whole_pixels_are_rounded_not_cut():
+    image = torch.full((9, 9), 200, dtype=torch.uint8)
+    assert (Rotation(33, "bilinear")(image)[3:6, 3:6] == 200).all()
+
+
 @pytest.mark.parametrize("bad", [torch.zeros(4), torch.zeros(1, 2, 3, 4), "image"])
 def test_what_is_no_image_is_not_turned(bad):
     with pytest.raises(DataError, match="rotation needs"):
@@ -161,6 +166,13 @@ def test_rows_are_sorted_by_a_feature(wrap, shape):
         assert [int(y) for _, y in scenario.test_data()[chunk]] == chunks[-1]
     assert [len(chunk) for chunk in chunks] == [10, 11, 10]
     assert chunks[0] + chunks[1] + chunks[2] == expected
+
+
+def test_rows_that_are_equal_keep_their_order():
+    rows = TensorDataset(torch.arange(200.0)[:, None] % 2, torch.arange(200))
+    scenario = FeatureSortingScenario(Given(rows), 2, 0, 0.0, 1)
+    scenario.setup()
+    assert [int(y) for _, y in scenario.train_data()] == list(range(1, 200, 2))
 
 
 @pytest.mark.parametrize(("randomness", "low", "high"), [(0.1, 0.02, 0.2), (1.0, 0.5, 0.75)])
@@ -241,6 +253,11 @@ def test_the_dominant_hue_is_the_fullest_bin(bins, monkeypatch):
     assert dominant_hues(images, bins).tolist() == pytest.approx(expected)
     monkeypatch.setattr("luthier.tuning.transforms._HUE_PIXELS", 300)  # two images at a time
     assert dominant_hues(images, bins).tolist() == pytest.approx(expected)
+
+
+def test_the_last_hue_before_red_is_in_the_last_bin():
+    almost_red = torch.tensor([1.0, 0.0, 1e-7])[None, :, None, None].repeat(1, 1, 2, 2)
+    assert dominant_hues(almost_red).tolist() == pytest.approx([0.99])
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])

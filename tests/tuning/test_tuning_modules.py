@@ -68,6 +68,17 @@ def test_a_module_in_a_module_keeps_its_own_arguments():
     assert again.inner.constructor_arguments["num_inputs"] == 7
 
 
+def test_tasks_are_known_after_a_state_is_loaded():
+    model, other = Headed(4), Headed(4)
+    for each in (model, other):
+        each.heads["a"] = nn.Linear(3, 2)  # made by hand, so that nothing says whose it is
+    model._task_ids = ["a"]
+    other.load_state_dict(model.state_dict())
+    head = other.heads["a"]
+    other.add_task_params("a")
+    assert other.heads["a"] is head
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

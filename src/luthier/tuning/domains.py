@@ -54,7 +54,7 @@ class Float:
         share = rng.random()
         if self.step is not None:
             places = math.floor((self.upper - self.lower) / self.step + 1e-9)
-            return self.lower + self.step * int(share * (places + 1))
+            return min(self.lower + self.step * int(share * (places + 1)), self.upper)
         if self.log:
             low, high = math.log(self.lower), math.log(self.upper)
             return min(max(math.exp(low + share * (high - low)), self.lower), self.upper)

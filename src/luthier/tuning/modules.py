@@ -20,8 +20,7 @@ class _Seen(list[Any]):
     """What hooks caught. A copy of a model begins without: tensors of a graph cannot be copied."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Seen:
-        memo[id(self)] = fresh = _Seen()
-        return fresh
+        return _Seen()
 
 
 class _Catch:
