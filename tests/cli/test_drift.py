@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
+import http.server
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -139,6 +142,31 @@ def test_columns_of_numbers_are_features(luthier, tmp_path, suffix):
     assert said.document["findings"][0]["detail"]["changed_features"] == [0, 1]
     one = luthier("drift", *files, "--test", "ks", "--column", "weight", "--json")
     assert one.document["compared"] == "columns weight"
+
+
+def test_a_side_may_be_a_url(luthier, vectors, tmp_path, monkeypatch):
+    file = vectors(0, 0)
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/{file.name}"
+        assert luthier("drift", file, url).code == 10  # an address of this machine
+        monkeypatch.setenv("LUTHIER_ALLOW_PRIVATE_URLS", "1")
+        said = luthier("drift", file.as_uri(), url, "--json")
+        assert (said.code, said.document["decision"]) == (0, "skip")
+        assert luthier("drift", file, url + "x").code == 3
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert luthier("drift", file, "ssh://host/rows.npy").code == 10
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and says nothing."""
+
+    def log_message(self, *args):
+        pass
 
 
 def test_labels_predictions_and_quality(luthier, tmp_path):

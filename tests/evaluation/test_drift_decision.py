@@ -12,7 +12,9 @@ from luthier.evaluation.detectors import (
     KolmogorovSmirnovCovariateShiftDetector,
     MMDCovariateShiftDetector,
 )
-from luthier.evaluation.drift import Drift, detect
+from luthier.evaluation.drift import Drift, Finding, decide, detect
+from luthier.evaluation.ground import Ground
+from luthier.evaluation.power import SmallestShift
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def test_a_few_rows_say_how_little_they_tell(known):
     assert few > 2 * many
     none = detect(np.eye(5), np.eye(5) + 0.01, tests=["ks"], alpha=0.02)
     assert none.decision == "skip"
-    assert "5 new rows are so few that no change would have been noticed" in none.reason
+    assert "of 5 new rows such as these none would have been noticed" in none.reason
 
 
 def test_a_change_on_known_ground_is_an_update(known):
@@ -59,6 +61,20 @@ def test_new_ground_is_a_reason_to_retrain(known, same):
     part = np.concatenate([same[:150], same[150:] + 8])
     assert detect(known, part).decision == "update"
     assert detect(known, part, most_off=0.2).decision == "retrain"
+
+
+def test_ground_needs_a_test_of_features_that_saw_a_change():
+    """Of a handful of rows some lie apart by chance."""
+
+    def found(test, p):
+        return Finding(test, 1.0, p, 0.05, SmallestShift(None, "", None))
+
+    apart = Ground(0.6, 1, 1.0)
+    labels, seen, unseen = found("labels", 0.01), found("mmd", 0.01), found("mmd", 0.4)
+    assert decide([labels, unseen], apart, 9, 0.5, 0.1)[0] == "update"
+    assert decide([labels, seen], apart, 9, 0.5, 0.1)[0] == "retrain"
+    assert decide([labels], apart, 9, 0.5, 0.1)[0] == "retrain"
+    assert decide([unseen], apart, 9, 0.5, 0.1)[0] == "skip"
 
 
 def test_labels_alone(known):

@@ -58,20 +58,22 @@ class Side:
 def read_side(
     place: str, columns: Columns, cache: Path, *, need_data: bool, is_new: bool
 ) -> Side:  # fmt: skip
-    """Read one side. Raises DataError that names the file, the row and the column.
+    """Read one side: a path or a URL. Raises DataError that names the file, row and column.
 
-    cache: where files without names of columns are kept as Arrow. need_data: False where only
-    labels are compared, so that no text is looked for. is_new: where there are predictions, new
-    rows may lack the column of labels: nobody knows them yet.
+    cache: where downloads go, and files without names of columns as Arrow. need_data: False
+    where only labels are compared, so that no text is looked for. is_new: where there are
+    predictions, new rows may lack the column of labels: nobody knows them yet.
     """
-    path = Path(place).expanduser()
+    from luthier.store.urls import local_file
+
+    path = local_file(place, cache)
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
         return _arrays(path, place, columns, need_data, is_new)
     if suffix == ".txt":
         if columns.values:
             raise DataError(f"lines have no column '{columns.values[0]}'", file=place)
-        texts = read_texts(place, columns.data)
+        texts = read_texts(str(path), columns.data)
         return Side(place, len(texts), texts, text_name="lines")
     from luthier.data.rows import read_rows
     from luthier.spec import CSVOptions
@@ -261,12 +263,9 @@ def _arrays(path: Path, place: str, columns: Columns, need_data: bool, is_new: b
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = {"": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-    except FileNotFoundError:
-        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = nearest(path.name, names)
-        raise DataError("there is no such file", file=place, hint=hint) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"holds no arrays that can be read: {error}", file=place) from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        hint = "a file that numpy.save wrote, of numbers or texts; pickled objects are not read"
+        raise DataError("holds no arrays that can be read", file=place, hint=hint) from None
     named = {"labels": columns.labels, "predictions": columns.predictions,
              "quality": columns.quality}  # fmt: skip
     if columns.labels is None and "labels" in arrays:

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from luthier.errors import DataError, nearest
 from luthier.evaluation.two_sample import Array
 
-TESTS = ("mmd", "ks", "classifier", "labels")
+FEATURE_TESTS = ("mmd", "ks", "classifier")
+TESTS = (*FEATURE_TESTS, "labels")
 
 #: With fewer rows on a side nothing can be told: 5 and 5 rows have 252 splits.
 FEWEST_ROWS = 5
