@@ -270,3 +270,15 @@ def test_features_load_no_model_library(vectors, tmp_path):
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+
+
+def test_who_waits_is_told_and_stdout_stays_json(luthier, tiny, subjects, monkeypatch):
+    from luthier.cli import drift
+
+    monkeypatch.setattr(drift, "_PATIENCE_S", -1.0)
+    said = luthier("drift", subjects(None, 40), subjects(None, 40, 1), "--model", tiny, "--json")
+    assert said.document["decision"] == "skip"
+    assert "loading" in said.err
+    assert luthier("drift", subjects(None, 40), subjects(None, 40, 1), "--test", "labels").err == (
+        "labels 0%\n"
+    )
