@@ -16,6 +16,8 @@ from luthier.models import catalog
 from luthier.objectives.problems import problems as objective_problems
 from luthier.spec import Form, JobSpec, Source
 from luthier.tasks.problems import problems as task_problems
+from luthier.updaters.problems import problems as update_problems
+from luthier.updaters.problems import program_problems
 
 if TYPE_CHECKING:
     from luthier.runs.connection import Home
@@ -84,12 +86,12 @@ def to_file_source(path: Path) -> Source:
 
 
 def form_of(source: Source, spec: JobSpec, home: Home) -> Form | None:
-    """The form of the data, from its first rows; None for data that is not on this machine, and
-    for the rows of a task, which have columns instead.
+    """The form of the data, from its first rows; None for data that is not on this machine, for
+    the rows of a task, which have columns instead, and for what a program makes.
 
     Raises DataError when already those are bad.
     """
-    if "://" in source.uri:
+    if "://" in source.uri or spec.task == "program":
         return None
     path = home.store.blob(source.uri[5:]) if source.uri.startswith("blob:") else Path(source.uri)
     csv = spec.data.csv
@@ -113,11 +115,14 @@ def check(spec: JobSpec, form: Form | None, devices: Iterable[str]) -> list[Prob
     of_kind = (
         [*catalog.problems(spec.model), *objective_problems(spec.objective, form)]
         if spec.task == "embedding"
+        else program_problems(spec)
+        if spec.task == "program"
         else task_problems(spec)
     )
     found = [
         *of_kind,
         *engine_cards.problems(spec.training),
+        *(update_problems(spec) if spec.task != "program" else ()),
         *decisions.problems(spec),
         *_device_problems(spec.training.device, set(devices)),
         *_missing_extras(spec),

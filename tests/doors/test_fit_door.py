@@ -14,7 +14,7 @@ import luthier
 from luthier.callback import EarlyStopping, WiSEFTCallback
 from luthier.doors.fit import HEAD_RATE, RUN_WORDS, WHOLE_MODEL_RATE, WORDS, fit_spec
 from luthier.errors import SpecError
-from luthier.spec import CSVOptions, JobSpec, Source, TrainingSpec
+from luthier.spec import CSVOptions, JobSpec, ProgramSpec, Source, TrainingSpec, UpdateSpec
 from luthier.testing.doors import DoorCase, Word
 
 DATA = Source(uri="/data/train.csv")
@@ -57,6 +57,11 @@ def by_own_name(name: str) -> Word:
 class TestFit(DoorCase):
     base = {"model": "all-minilm-l6-v2", "train_data": DATA}  # noqa: RUF012
     beside = (*RUN_WORDS, "args")  # those have a door of their own
+    unsaid = {  # noqa: RUF012
+        f"{group}.{leaf}": "run_training_job says it: updates are for programs"
+        for group, kind in (("update", UpdateSpec), ("program", ProgramSpec))
+        for leaf in kind.model_fields
+    }
     reaches = (
         Word("model", "bert-base-en", "model.name"),
         Word("train_data", Source(uri="/other.csv"), "data.train"),

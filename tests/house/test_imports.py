@@ -43,11 +43,11 @@ MAY = {
     "runs": FOUNDATION | {"store", "backends"},
     "backends": FOUNDATION | {"runs", "store", "worker"},
     "worker": PARTS | {"engine", "runs", "backends", "trackers"},
-    "doors": FOUNDATION,
+    "doors": FOUNDATION | {"tuning"},
     "callback": FOUNDATION,
     "admission": FOUNDATION
     | {"store", "data", "models", "objectives", "runs", "doors", "callback", "engine.cards",
-       "engine.control", "engine.decisions", "tasks"},
+       "engine.control", "engine.decisions", "tasks", "updaters"},
     "serving": FOUNDATION | {"models", "tasks", "data"},
     "component": PARTS | {"engine", "doors", "trainer"},
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
@@ -59,6 +59,7 @@ MAY = {
     "__main__": {"cli"},
 }  # fmt: skip
 MAY["api"] = MAY["admission"] | {"admission"}
+MAY["updates"] = MAY["api"] | {"api"}
 MAY["testing"] = set(MAY) | PARTS | {"engine"}
 
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -72,7 +72,7 @@ def problems(spec: JobSpec) -> list[Problem]:
             ]
         if not isinstance(callback, EarlyStopping | BestModelCheckpoint):
             continue
-        if callback.monitor in ALWAYS:
+        if callback.monitor in ALWAYS or spec.task == "program":  # its data says, in the run
             continue
         measured = loss_known if callback.monitor == "val_loss" else evaluated
         if not measured:

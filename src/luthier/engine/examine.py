@@ -77,7 +77,9 @@ class Examiner(Moments):
     # --- moments of the loop ---------------------------------------------------------------
 
     def step_ended(self) -> bool:
-        """Evaluate, where evaluation goes by steps."""
+        """Let an updater have its say; evaluate, where evaluation goes by steps."""
+        if self.setup.update is not None:
+            self.setup.update.stepped()
         every = self.setup.spec.training.eval_steps
         return every is not None and self.setup.position.done % every == 0 and self._examine()
 
@@ -124,6 +126,8 @@ class Examiner(Moments):
         history = self.setup.history
         since = history.evaluations[-1]["step"] if history.evaluations else 0
         values = {"train_loss": float(np.mean(history.losses[since:]))}
+        if self.setup.update is not None:
+            values |= self.setup.update.training_metrics()
         loss = self.judge.validation_loss()
         if loss is not None:
             values["val_loss"] = loss

@@ -178,6 +178,26 @@ def build_optimization(
     )
 
 
+def given_optimization(
+    built: Optimization,
+    make: Callable[[list[nn.Parameter]], Optimizer] | None,
+    schedule: tuple[Callable[[Optimizer], LRScheduler], str] | None,
+) -> Optimization:
+    """The same with an optimizer or a schedule of the user's own. schedule: what makes it, and
+    whether it moves on each "epoch" or each "step"."""
+    optimizers = built.optimizers if make is None else [make(built.parameters)]
+    schedulers = built.schedulers
+    per_epoch = built.per_epoch
+    if schedule is not None:
+        per_epoch = schedule[1] == "epoch"
+        schedulers = [schedule[0](optimizer) for optimizer in optimizers]
+    elif make is not None:
+        schedulers = []
+    return Optimization(
+        optimizers, schedulers, per_epoch, built.max_grad_norm, built.parameters, built.device
+    )
+
+
 def _groups(
     trainable: list[tuple[str, nn.Parameter, int]],
     rate: float,

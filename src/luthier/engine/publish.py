@@ -44,12 +44,16 @@ def publish(
     if isinstance(setup.model, TextModel):
         whole(setup.model)
     model, is_last = _chosen(setup, examiner, tell)
+    if setup.update is not None:
+        is_last = setup.update.end(model) and is_last
     after = examiner.latest if is_last and examiner.latest_is_current else None
     if after is None:
         after = examiner.judge.evaluate(model)
     tell("stage", {"name": "writing the result"})
     report = examiner.judge.report(before, after, _facts(setup))
     metrics = _metrics(setup, before, after, report)
+    if setup.update is not None:
+        metrics["update"] = setup.update.retention(before, after)
     tell("report", metrics)
 
     def fill(folder: Path) -> None:
@@ -65,6 +69,8 @@ def publish(
             setup.history,
             {"objective": dict(setup.learner.objective.state_dict())},
         )
+        if setup.update is not None:
+            setup.update.save(ours, metrics["update"])
         (ours / "metrics.json").write_text(json.dumps(metrics))
         write_report(ours, report)
         (folder / "README.md").write_text(examiner.judge.card(report), encoding="utf-8")

@@ -65,6 +65,8 @@ def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control, mean
     setup, judge = _prepared(spec, place, tell, control, means)
     examiner = Examiner(setup, judge, tell)
     before = examiner.before()
+    if setup.update is not None:
+        setup.update.start()
     tell("stage", {"name": "training"})
     if setup.random is not None:
         restore_random_states(setup.random)
@@ -87,7 +89,12 @@ def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control, mean
         loop.train()
     finally:
         setup.close()
-    return publish(setup, examiner, before, tell)
+    bundle = publish(setup, examiner, before, tell)
+    if setup.update is not None:
+        from luthier.engine.program_setup import commit
+
+        commit(setup, bundle, tell)
+    return bundle
 
 
 def _prepared(
@@ -99,6 +106,12 @@ def _prepared(
         setup = prepare(spec, place, data, tell)
         preflight.say(preflight.preflight(setup, data), setup.plan.notes, tell)
         return setup, RetrievalJudge(setup, data, tell, control)
+    if spec.task == "program":
+        from luthier.engine.judge_program import ProgramJudge
+        from luthier.engine.program_setup import prepare_program
+
+        setup, program_data = prepare_program(spec, place, tell)
+        return setup, ProgramJudge(setup, program_data, tell, control)
     from luthier.engine.judge_task import TaskJudge
     from luthier.engine.task_setup import prepare_task, read_examples, start_task
 

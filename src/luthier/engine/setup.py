@@ -33,6 +33,7 @@ from luthier.engine.state import (
     write_state,
 )
 from luthier.engine.tokenized import Tokenized, rows_seen, tokenize_once
+from luthier.engine.updating import UpdatingLearner
 from luthier.engine.vocabulary import use_active_vocabulary
 from luthier.errors import CorruptBundle, Problem, SpecError
 from luthier.models.adapters import add_lora, restore, trainable
@@ -77,6 +78,7 @@ class Setup:
     means: Means = field(default_factory=Means)
     checkpoint: Bundle | None = None  # that this attempt goes on from
     measured: dict[str, Any] = field(default_factory=dict)  # of the machine; for the metrics
+    update: UpdatingLearner | None = None  # the learner, where it learns on from what it was
 
     def close(self) -> None:
         """Stop what still works in the background once training has ended."""
@@ -98,6 +100,8 @@ class Setup:
             write_state(ours, self.position, self.history, parts)
             self.means.remember(self, ours)
 
+        if self.update is not None:
+            parts["update"] = self.update.state()
         meta = {"kind": "checkpoint", "spec_id": self.spec.id, "step": self.position.done}
         with self.means.whole(self.model):
             if self.model.adapter is not None:
@@ -250,6 +254,8 @@ def restore_setup(setup: Setup, checkpoint: Bundle, tell: Listener) -> None:
     mine |= setup.means.recall(checkpoint.path / OURS)
     setup.learner.objective.load_state_dict(parts["objective"])
     setup.optimization.restore(mine["optimization"])
+    if setup.update is not None:
+        setup.update.restore(parts["update"])
     setup.position, setup.history, setup.random = position, history, mine["random"]
     message = f"resuming after step {position.done} of {setup.total_steps}"
     tell("log", {"level": "info", "message": message})

@@ -23,6 +23,7 @@ from luthier.spec.job import (
 )
 from luthier.spec.processing import ProcessingSpec
 from luthier.spec.source import CSVOptions, Form, Source
+from luthier.spec.update import ProgramSpec, UpdateSpec
 
 __all__ = [
     "AdapterSpec",
@@ -39,9 +40,11 @@ __all__ = [
     "ObjectiveSpec",
     "OutputSpec",
     "ProcessingSpec",
+    "ProgramSpec",
     "Source",
     "TrainingCheckpoint",
     "TrainingSpec",
+    "UpdateSpec",
     "WandBLogger",
     "WiSEFTCallback",
     "leaves",

@@ -17,6 +17,7 @@ from luthier.spec.callbacks import CallbackSpec
 from luthier.spec.options import Options
 from luthier.spec.processing import ProcessingSpec
 from luthier.spec.source import CSVOptions, Frozen, Source
+from luthier.spec.update import ProgramSpec, UpdateSpec
 
 
 class ModelSpec(Frozen):
@@ -138,7 +139,8 @@ class OutputSpec(Frozen):
     public: bool = False
 
 
-#: What a model is tuned for: vectors of texts, or a task with a head of its own.
+#: What a model is tuned for: vectors of texts, a task with a head of its own, or what the
+#: program of a configuration file says.
 TaskName = Literal[
     "embedding",
     "text-classification",
@@ -149,6 +151,7 @@ TaskName = Literal[
     "text-generation",
     "chat-completion",
     "image-classification",
+    "program",
 ]
 
 
@@ -163,6 +166,8 @@ class JobSpec(Frozen):
     processing: ProcessingSpec = ProcessingSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
     training: TrainingSpec = TrainingSpec()
+    update: UpdateSpec = UpdateSpec()
+    program: ProgramSpec = ProgramSpec()
     callbacks: tuple[CallbackSpec, ...] = ()
     output: OutputSpec = OutputSpec()
 

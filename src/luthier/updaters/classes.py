@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,7 @@ class NearestMean(Part):
     Paper: Rebuffi et al. 2017, iCaRL, section 3.1 and algorithm 1; Mensink et al. 2013.
     """
 
+    changes_model: ClassVar[bool] = True
     _trained: dict[str, Tensor] | None = field(default=None, init=False)
 
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
@@ -55,16 +58,22 @@ def last_linear(model: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
-def features_of(pupil: Pupil, head: nn.Linear) -> Any:
-    """What goes into the last layer, for the remembered rows and some of the new ones."""
-    caught: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, given: caught.append(given[0]))
-    try:
-        for batch in pupil.remembered(at_once=256):
+def features_of(pupil: Pupil, head: nn.Linear) -> Iterator[tuple[Tensor, Tensor]]:
+    """What goes into the last layer for the remembered rows, and their classes."""
+    for batch in pupil.remembered(at_once=256):
+        with features_into(head) as caught:
             seen = pupil.see(batch)
-            labels = pupil.labels(seen)
-            if labels is not None:
-                yield caught.pop().detach(), labels
-            caught.clear()
+        labels = pupil.labels(seen)
+        if labels is not None:
+            yield caught[-1], labels
+
+
+@contextmanager
+def features_into(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects what is given to a layer while the block runs."""
+    caught: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, given: caught.append(given[0].detach()))
+    try:
+        yield caught
     finally:
         handle.remove()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -91,9 +92,11 @@ class Part:
     """One idea. Subclasses override the points they need.
 
     notes: what the memory must keep beside a row for ``terms``: "scores", "features".
+    changes_model: whether ``end`` changes the weights.
     """
 
     notes: ClassVar[tuple[str, ...]] = ()
+    changes_model: ClassVar[bool] = False
 
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
         """Before the first step, and once more when an attempt goes on from a checkpoint: what
@@ -150,7 +153,7 @@ class Updater:
         return frozenset(note for part in self.parts for note in part.notes)
 
     def start(self, pupil: Pupil, past: list[dict[str, Any]] | None = None) -> None:
-        for part, before in zip(self.parts, past or [None] * len(self.parts), strict=True):
+        for part, before in zip_longest(self.parts, past or ()):
             part.start(pupil, before)
 
     def extend(self, memory: Memory, count: int, step: int) -> Rows:

@@ -1,0 +1,228 @@
+"""Learning with the model of a configuration file, plain or beside a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from luthier.batches.arithmetic import Rows
+from luthier.engine.device import Device
+from luthier.engine.items import Items, Stacked, stacked
+from luthier.engine.program import moved
+from luthier.errors import CorruptBundle, TrainingError
+from luthier.models.depths import depths_of, layers_of
+from luthier.updaters.classes import features_into, last_linear
+from luthier.updaters.memory import Memory
+from luthier.updaters.updater import Seen
+
+#: The weights of a model, in its folder.
+WEIGHTS = "model.safetensors"
+
+
+class ProgramModel(nn.Module):
+    """A module as the engine sees it."""
+
+    adapter: Any = None
+    execution = "padded"
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Any) -> Any:
+        return called(self.module, inputs)
+
+    @property
+    def layers(self) -> int:
+        return layers_of(self.module)
+
+    def depths(self) -> list[tuple[str, nn.Parameter, int]]:
+        return depths_of(self, self.module)
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.safetensors``: the state dict of the module, shared tensors twice."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {n: t.detach().cpu().contiguous().clone() for n, t in self.state().items()}
+        save_file(state, folder / WEIGHTS)
+
+    def state(self) -> dict[str, Tensor]:
+        """What is saved: the tensors of the state dict."""
+        return {n: t for n, t in self.module.state_dict().items() if isinstance(t, Tensor)}
+
+    def restore(self, folder: Path) -> None:
+        """Read it back. Raises CorruptBundle where it is of another model."""
+        saved = load_file(folder / WEIGHTS)
+        try:
+            self.module.load_state_dict(saved, strict=True)
+        except RuntimeError as error:
+            raise CorruptBundle(
+                f"the state is of another model than model_fn makes: {error}",
+                where=str(folder / WEIGHTS),
+                hint="model_fn must build the architecture that the state was saved from",
+            ) from error
+
+
+def called(module: nn.Module, inputs: Any) -> Any:
+    """A module's output for a tensor, a tuple (as arguments) or a mapping (as keywords)."""
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    if isinstance(inputs, tuple | list):
+        return module(*inputs)
+    return module(inputs)
+
+
+class ProgramLearner:
+    """A module and its loss on items; what the loop trains, and what updaters learn with.
+
+    Attributes of a pupil: updates, new_rows, old_rows, known, and memory; set by whoever knows
+    them.
+    """
+
+    def __init__(
+        self,
+        model: ProgramModel,
+        items: Items,
+        loss: Callable[[Any, Any], Tensor],
+        device: Device,
+        *,
+        features: bool = False,
+    ) -> None:
+        self.model: Any = model
+        self.items, self.device = items, device
+        self.objective: nn.Module = loss if isinstance(loss, nn.Module) else nn.Module()
+        self.updates, self.new_rows, self.old_rows = 0, items.new, 0
+        self.known: Tensor | None = None
+        self.memory: Memory | None = None
+        self._loss, self._features = loss, features
+
+    # --- what the loop asks -------------------------------------------------------------------
+
+    def fetch(self, rows: np.ndarray) -> Any:
+        return self.items.batch(rows)
+
+    def size(self, batch: Any) -> int:
+        return len(batch[1])
+
+    def backward(self, batch: Any, micro: int | None) -> float:
+        seen = self.see(batch)
+        loss = self.losses(seen).mean()
+        self.device.backward(loss)
+        return loss.item()
+
+    def loss(self, batch: Any) -> float:
+        with torch.no_grad():
+            return self.losses(self.see(batch)).mean().item()
+
+    def mode(self, training: bool) -> None:
+        self.model.train(training)
+
+    def modules(self) -> Iterable[nn.Module]:
+        return self.model, self.objective
+
+    # --- what an updater asks -----------------------------------------------------------------
+
+    def see(self, batch: Any, model: nn.Module | None = None) -> Seen:
+        inputs, targets = moved(batch[0], self.device.torch), moved(batch[1], self.device.torch)
+        through = self.model if model is None else model
+        with self.device.autocast():
+            if not self._features:
+                return Seen((inputs, targets), _scores(through(inputs)))
+            with Watched(through) as caught:
+                scores = _scores(through(inputs))
+        return Seen((inputs, targets), scores, tuple(caught))
+
+    def losses(self, seen: Seen, allowed: Tensor | None = None) -> Tensor:
+        scores = seen.scores.float()
+        if allowed is not None:
+            closed = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
+            closed[allowed] = False
+            scores = scores.masked_fill(closed, -torch.inf)
+        return self._loss(scores, seen.batch[1])
+
+    def certainty(self, seen: Seen) -> Tensor:
+        labels = self.labels(seen)
+        if labels is None:  # of anything else: the smaller its loss
+            return -self.losses(seen)
+        return seen.scores.softmax(1).gather(1, labels[:, None])[:, 0]
+
+    def labels(self, seen: Seen) -> Tensor | None:
+        targets = seen.batch[1]
+        whole = isinstance(targets, Tensor) and targets.dim() == 1
+        return targets if whole and not targets.is_floating_point() else None
+
+    def rows(self, limit: int, at_once: int) -> Iterable[Any]:
+        first = self.items.old
+        places = np.unique(
+            np.linspace(0, self.items.new - 1, min(limit, self.items.new)).astype(np.int64)
+        )
+        for start in range(0, len(places), at_once):
+            yield self.items.batch(first + places[start : start + at_once])
+
+    def remembered(self, at_once: int) -> Iterable[Any]:
+        rows = np.empty(0, dtype=np.int64) if self.memory is None else self.memory.rows
+        for start in range(0, len(rows), at_once):
+            yield self.items.batch(rows[start : start + at_once])
+
+    # --- what an update asks ------------------------------------------------------------------
+
+    def labels_of(self, rows: Rows) -> Rows | None:
+        """The classes of rows without sending them through the model; None where they have none."""
+        found = self.items.targets(rows)
+        if not all(isinstance(y, int) and not isinstance(y, bool) for y in found):
+            return None
+        return np.array(found, dtype=np.int64)
+
+    def classes(self) -> list[int]:
+        """The classes of the new rows."""
+        labels = self.labels_of(self.items.old + np.arange(self.items.new, dtype=np.int64))
+        return [] if labels is None else np.unique(labels).tolist()
+
+    def features(self, batch: Any) -> Tensor:
+        """What goes into the last layer for these rows (n, d)."""
+        with features_into(last_linear(self.model)) as caught:
+            self.see(batch)
+        return caught[-1]
+
+    def remember(self, rows: Rows) -> Stacked:
+        """The raw items of these rows."""
+        return stacked(self.items.raw(rows))
+
+
+class Watched:
+    """Collects what the inner layers of a module give: the outermost children that have
+    parameters, without the last, whose output is the scores."""
+
+    def __init__(self, model: nn.Module) -> None:
+        inner = model.module if isinstance(model, ProgramModel) else model
+        layers = [m for m in inner.children() if any(True for _ in m.parameters())]
+        while len(layers) == 1 and len(list(layers[0].children())) > 0:
+            layers = [m for m in layers[0].children() if any(True for _ in m.parameters())]
+        self._layers, self._found = layers[:-1], list[Tensor]()
+
+    def __enter__(self) -> list[Tensor]:
+        def keep(_module: nn.Module, _given: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                self._found.append(output)
+
+        self._handles = [layer.register_forward_hook(keep) for layer in self._layers]
+        return self._found
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _scores(output: Any) -> Tensor:
+    scores = getattr(output, "logits", output)
+    if not isinstance(scores, Tensor):
+        raise TrainingError(
+            f"the model gave {type(output).__name__}, not a tensor of scores",
+            hint="return logits (rows, classes), or an object with .logits",
+        )
+    return scores

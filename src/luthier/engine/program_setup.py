@@ -1,0 +1,213 @@
+"""From a configuration file to everything that the loop needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.batches.random_plan import RandomPlan
+from luthier.engine.control import Listener
+from luthier.engine.device import Device
+from luthier.engine.items import Items, Stacked, stacked
+from luthier.engine.optim import Optimization, build_optimization, given_optimization
+from luthier.engine.precision import resolve_precision
+from luthier.engine.program import Program
+from luthier.engine.program_learner import ProgramLearner, ProgramModel
+from luthier.engine.read import Place
+from luthier.engine.resolved import RESOLVED, Resolved
+from luthier.engine.setup import Setup, checkpoints, restore_setup, say_bad, total_steps_of
+from luthier.engine.state import OURS, History, Position, seed_everything
+from luthier.engine.updating import FOLDER, Past, UpdatingLearner, read_past
+from luthier.errors import DataError, Problem, SpecError
+from luthier.spec import JobSpec
+from luthier.store.bundle import Bundle, newest_bundle, open_bundle, sha256_of
+from luthier.updaters.build import build_memory, build_updater
+
+#: Rows of a batch where nobody said: as Renate has them.
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class ProgramData:
+    """What a run is measured on: remembered validation items, then the new ones. chunks: the
+    number of the update that each came with."""
+
+    program: Program
+    validation: Items | None
+    chunks: np.ndarray
+
+    def remember(self) -> Stacked:
+        """All of its rows, raw."""
+        if self.validation is None:
+            return Stacked({}, None)
+        return stacked(self.validation.raw(np.arange(len(self.validation))), "val_data()")
+
+
+def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup, ProgramData]:
+    """Load the model and its past (or the newest good checkpoint of this run), and build the
+    rest around them."""
+    training, update = spec.training, spec.update
+    seed_everything(training.seed)
+    program = _program(spec)
+    module = program.data()
+    resolved = Resolved(place.folder / RESOLVED)
+    start = _start(spec, place, resolved, tell)
+    past = read_past(start / OURS) if start is not None else Past()
+    precision = resolve_precision(training, resolved, place.cache, tell)
+    device = Device(training.device, precision)
+    checkpoint = newest_bundle(checkpoints(place), say_bad(tell))
+    updater = build_updater(update.updater or "FineTuning", update.updater_options, training.seed)
+    tell("stage", {"name": "loading the model"})
+
+    def load(folder: Path | None) -> ProgramModel:
+        model = ProgramModel(program.model())
+        source = folder or (None if updater.fresh else start)
+        if source is not None:
+            model.restore(source)
+        return model.to(device.torch)
+
+    seed_everything(training.seed)
+    model = load(checkpoint.path if checkpoint is not None else None)
+    items = _items(program, module.train_data(), start)
+    say = f"{items.new:,} new rows, {items.old:,} remembered, update {past.updates + 1}"
+    tell("log", {"level": "info", "message": say})
+    inner = ProgramLearner(
+        model, items, program.loss(model.module), device, features="features" in updater.notes
+    )
+    size = training.per_device_train_batch_size or BATCH
+    replayed = size if update.memory_batch_size is None else update.memory_batch_size
+    memory = build_memory(
+        update.updater or "FineTuning", update.memory, update.memory_size, training.seed
+    )
+    data = _data(program, module, start, past)
+    learner = UpdatingLearner(
+        inner,
+        updater,
+        memory,
+        past,
+        name=update.updater or "FineTuning",
+        validation=data,
+        seed=training.seed,
+        replayed=replayed,
+    )
+    learner.lay_out()
+    if not len(learner.index):
+        raise DataError("there is nothing to train on", file="train_data()")
+    plan = RandomPlan(
+        len(learner.index),
+        batch_size=size * training.gradient_accumulation_steps,
+        min_rows=1,
+        key=("program", training.seed, past.updates),
+    )
+    learner.steps_per_epoch = plan.steps_per_epoch
+    total_steps = total_steps_of(spec, plan)
+    setup = Setup(
+        spec,
+        place,
+        device,
+        model,
+        learner,
+        plan,
+        _optimization(program, spec, model, device, total_steps),
+        Position(),
+        History(),
+        total_steps,
+        size,
+        None,
+        None,
+        load,
+        checkpoint=checkpoint,
+        update=learner,
+    )
+    if checkpoint is not None:
+        restore_setup(setup, checkpoint, tell)
+    return setup, data
+
+
+def _program(spec: JobSpec) -> Program:
+    file = Path(spec.program.config_file or spec.model.name)
+    if not file.is_file():
+        raise SpecError([Problem("config_file", f"there is no file {file}")])
+    if spec.program.sha256 is not None and sha256_of(file) != spec.program.sha256:
+        raise SpecError(
+            [Problem("config_file", f"{file.name} has changed since the job was submitted",
+                     "submit the job again to run what it says now")]
+        )  # fmt: skip
+    return Program(file, spec.program.arguments)
+
+
+def _start(spec: JobSpec, place: Place, resolved: Resolved, tell: Listener) -> Path | None:
+    """The folder of the bundle that a run starts from; a later attempt starts from the same."""
+    from luthier.store.states import head, read_state
+
+    given, made = spec.update.input_state_url, spec.update.output_state_url
+    if made is not None:  # told at once if another commits meanwhile
+        resolved.once("output_generation", lambda: head(made))
+    if spec.model.artifact:
+        return open_bundle(place.artifacts(spec.model.artifact)).path
+    if given is None:
+        return None
+    number = resolved.once("input_generation", lambda: read_state(given, place.cache).generation)
+    state = read_state(given, place.cache, generation=number)
+    message = f"{given}: generation {state.generation}"
+    tell("log", {"level": "info", "message": message})
+    return state.bundle.path
+
+
+def _items(program: Program, new: Any, start: Path | None) -> Items:
+    if new is None or not len(new):
+        raise DataError("train_data() gave no rows", file=str(program.file))
+    train = program.transform("train_transform"), program.transform("train_target_transform")
+    of_memory = program.transform("buffer_transform"), program.transform("buffer_target_transform")
+    old = tuple(m or t for m, t in zip(of_memory, train, strict=True))
+    remembered = _stacked(start, "memory")
+    return Items(new, remembered, transforms=train, old_transforms=(old[0], old[1]))
+
+
+def _data(program: Program, module: Any, start: Path | None, past: Past) -> ProgramData:
+    new = module.val_data()
+    test = program.transform("test_transform"), program.transform("test_target_transform")
+    old = _stacked(start, "validation")
+    chunks = np.array(past.chunks, dtype=np.int64)
+    if (new is None or not len(new)) and old is None:
+        return ProgramData(program, None, chunks)
+    there: Any = [] if new is None else new
+    items = Items(there, old, name="val_data()", transforms=test, old_transforms=test)
+    chunks = np.concatenate([chunks, np.full(items.new, past.updates, dtype=np.int64)])
+    return ProgramData(program, items, chunks)
+
+
+def _stacked(start: Path | None, name: str) -> Stacked | None:
+    if start is None:
+        return None
+    file = start / OURS / FOLDER / f"{name}.safetensors"
+    found = Stacked.load(file) if file.exists() else None
+    return found if found is not None and len(found) else None
+
+
+def _optimization(
+    program: Program, spec: JobSpec, model: ProgramModel, device: Device, total_steps: int
+) -> Optimization:
+    make, schedule = program.optimizer(), program.schedule()
+    built = build_optimization(
+        spec.training, model.depths(), device=device, total_steps=total_steps, layers=model.layers
+    )
+    if make is None and schedule is None:
+        return built
+    return given_optimization(built, make, schedule)
+
+
+def commit(setup: Setup, bundle: Bundle, tell: Listener) -> None:
+    """Make the result the next generation of the state where the spec says. Done again after a
+    crash it changes nothing. Raises StateConflict where another update was committed meanwhile."""
+    from luthier.store.states import commit_state
+
+    url = setup.spec.update.output_state_url
+    if url is None:
+        return
+    parent = Resolved(setup.place.folder / RESOLVED).once("output_generation", lambda: 0)
+    generation = commit_state(bundle, url, parent=parent, meta={"spec_id": setup.spec.id})
+    tell("log", {"level": "info", "message": f"{url}: generation {generation} is committed"})

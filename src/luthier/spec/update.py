@@ -1,0 +1,54 @@
+"""How a model learns on from what it is, without forgetting; and a model of one's own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from luthier.spec.options import Options
+from luthier.spec.source import Frozen
+
+MemoryName = Literal["reservoir", "sliding_window", "greedy_balanced", "herding", "infinite"]
+
+
+class UpdateSpec(Frozen):
+    """An update instead of a plain training, where ``updater`` is given.
+
+    updater, updater_options: what is done against forgetting, by name. memory: which rows are
+    remembered; None takes the updater's own policy. memory_size: how many rows. memory_batch_size:
+    remembered rows that go along with a step; None: as many as new ones.
+    input_state_url: where the update starts from; None starts afresh. output_state_url: where
+    its state is committed.
+    """
+
+    updater: str | None = None
+    updater_options: Options = Field(default_factory=dict)
+    memory: MemoryName | None = None
+    memory_size: int = Field(default=500, ge=0)
+    memory_batch_size: int | None = Field(default=None, ge=0)
+    input_state_url: str | None = None
+    output_state_url: str | None = None
+
+    @model_validator(mode="after")
+    def _nothing_without_an_updater(self) -> UpdateSpec:
+        fields = type(self).model_fields
+        given = sorted(
+            n
+            for n in fields
+            if getattr(self, n) != fields[n].get_default(call_default_factory=True)
+        )
+        if self.updater is None and given:
+            raise ValueError(f"{', '.join(given)} mean nothing without an updater")
+        return self
+
+
+class ProgramSpec(Frozen):
+    """Model and data as the functions of a Python file; see ``luthier.engine.program``.
+
+    arguments: for those functions, by the names of their parameters.
+    """
+
+    config_file: str | None = None
+    sha256: str | None = None
+    arguments: Options = Field(default_factory=dict)

@@ -1,0 +1,281 @@
+"""A model of one's own from a configuration file, update after update."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from luthier.engine.control import Interrupted
+from luthier.engine.items import Stacked, stacked
+from luthier.engine.run import run
+from luthier.errors import CorruptBundle, DataError, LuthierError, SpecError, StateConflict
+from luthier.registry import cards
+from luthier.spec import parse_spec
+from luthier.store.states import head, read_state
+
+CONFIG = '''
+import torch
+from torch.utils.data import TensorDataset
+
+
+class Data:
+    """Points around the corners of a cube: four classes, two of them a chunk."""
+
+    def __init__(self, chunk_id, rows, val):
+        self.chunk, self.rows, self.val = chunk_id, rows, val
+
+    def prepare_data(self):
+        pass
+
+    def setup(self):
+        generator = torch.Generator().manual_seed(self.chunk)
+        labels = 2 * self.chunk + torch.arange(self.rows + self.val) % 2
+        corners = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 1, 1.0]])
+        inputs = corners[labels] + 0.2 * torch.randn(len(labels), 3, generator=generator)
+        self.parts = [
+            TensorDataset(inputs[: self.rows], labels[: self.rows]),
+            TensorDataset(inputs[self.rows :], labels[self.rows :]),
+        ]
+
+    def train_data(self):
+        return self.parts[0]
+
+    def val_data(self):
+        return self.parts[1]
+
+
+def data_module_fn(chunk_id: int, rows: int = 44, val: int = 20):
+    return Data(chunk_id, rows, val)
+
+
+def model_fn(model_state_url=None, width: int = 12):
+    return torch.nn.Sequential(
+        torch.nn.Linear(3, width), torch.nn.Tanh(), torch.nn.Dropout(0.1), torch.nn.Linear(width, 4)
+    )
+'''
+UPDATERS = [card.name for card in cards("updater")]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "config.py"
+    file.write_text(CONFIG)
+    return file
+
+
+@pytest.fixture
+def job(config, tmp_path):
+    def make(
+        chunk=0, updater="ER", start=None, state=None, arguments=None, update=None, **training
+    ):
+        words = {"learning_rate": 0.1, "num_train_epochs": 3, "per_device_train_batch_size": 8}
+        words |= {"optim": "SGD", "optim_args": {"momentum": 0.9}, "device": "cpu"}
+        urls = {"input_state_url": start and str(start), "output_state_url": state and str(state)}
+        return parse_spec({
+            "task": "program",
+            "model": {"name": str(config)},
+            "data": {"train": {"uri": str(config)}},
+            "program": {"config_file": str(config),
+                        "arguments": {"chunk_id": chunk, **(arguments or {})}},
+            "update": {"updater": updater, "memory_size": 12, **urls, **(update or {})},
+            "training": words | training,
+        })  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def trained(new_place):
+    """Run a job in a folder of that name; ``stop`` interrupts it before so many steps."""
+
+    def go(spec, name="run", stop=None):
+        steps = []
+
+        def tell(kind, data):
+            if kind == "step":
+                steps.append(data)
+
+        def control():
+            return "interrupt" if stop is not None and len(steps) >= stop else None
+
+        return run(spec, new_place(name), tell, control)
+
+    return go
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What must be the same: weights, memory, and what the updater hands on."""
+    names = ("model", "luthier/update/update", "luthier/update/memory", "luthier/update/validation")
+    found = {n: folder / f"{n}.safetensors" for n in names}
+    return {n: file.read_bytes() for n, file in found.items() if file.exists()}
+
+
+@pytest.mark.parametrize("updater", UPDATERS)
+def test_an_update_that_was_interrupted_is_the_uninterrupted_one(updater, job, trained, tmp_path):
+    """In the first update, and in the second, which has a memory to go on from."""
+    start = None
+    for chunk in (0, 1):
+        state = tmp_path / f"state-{chunk}"
+        spec = job(chunk, updater, start=start, state=state)
+        whole = trained(spec, f"whole-{chunk}")
+        other = job(chunk, updater, start=start, state=tmp_path / f"other-{chunk}")
+        for stop in (2, whole.metrics["steps"] // 2 - 1):  # within an epoch, and after one
+            with pytest.raises(Interrupted):
+                trained(other, f"parts-{chunk}", stop=stop)
+        parts = trained(other, f"parts-{chunk}")
+        assert files_of(parts.folder) == files_of(whole.folder)
+        assert parts.metrics["update"] == whole.metrics["update"]
+        start = state
+
+
+@pytest.mark.parametrize("updater", ["ER", "DER", "Offline-ER", "iCaRL", "Joint"])
+def test_what_was_learnt_stays(updater, job, trained, tmp_path) -> None:
+    """Plain training forgets the first chunk, these do not; memory and matrix are as told."""
+    kept = {}
+    for name in ("FineTuning", updater):
+        state, found = tmp_path / name, None
+        for chunk in (0, 1):
+            start = state if chunk else None
+            spec = job(chunk, name, start=start, state=state, num_train_epochs=20,
+                       update={"memory_size": 0 if name == "FineTuning" else 12})  # fmt: skip
+            found = trained(spec, f"{name}-{chunk}")
+        update = found.metrics["update"]
+        assert [len(row) for row in update["matrix"]] == [1, 2]
+        assert update["matrix"][0][0] > 0.9
+        kept[name] = update["by_chunk"][0]
+        assert update["forgetting"] == pytest.approx(update["matrix"][0][0] - kept[name])
+        assert head(str(state)) == 2
+    assert kept["FineTuning"] < 0.3
+    assert kept[updater] > 0.8
+
+
+def test_the_memory_holds_rows_and_little_else(job, trained, tmp_path) -> None:
+    """Raw items, once: within 1.2 of their bytes."""
+    spec = job(0, "ER", state=tmp_path / "state", arguments={"rows": 2000},
+               update={"memory_size": 1000}, num_train_epochs=1)  # fmt: skip
+    folder = trained(spec).folder / "luthier" / "update"
+    memory = Stacked.load(folder / "memory.safetensors")
+    assert len(memory) == 1000
+    raw = 1000 * (3 * 4 + 8)
+    assert (folder / "memory.safetensors").stat().st_size <= 1.2 * raw
+
+
+def test_a_row_is_offered_once_however_many_epochs_there_are(job, trained, tmp_path) -> None:
+    for offers in ("online", "end"):
+        options = {"updater_options": {"offers": offers}}
+        spec = job(0, "ER", state=tmp_path / f"{offers}-state", update=options, num_train_epochs=4)
+        saved = json.loads(
+            (trained(spec, offers).folder / "luthier/update/update.json").read_text()
+        )
+        parts = dict(saved["parts"]["__dict__"])
+        assert dict(parts["memory"]["__dict__"])["seen"] == 44
+        assert saved["seen"] == 44
+        assert saved["classes"] == [0, 1]
+
+
+def test_what_is_remembered_was_there(job, trained, tmp_path) -> None:
+    state = tmp_path / "state"
+    for chunk in (0, 1):
+        trained(job(chunk, "DER", start=state if chunk else None, state=state), f"run-{chunk}")
+    bundle = read_state(str(state), tmp_path / "cache").bundle
+    memory = Stacked.load(bundle.path / "luthier/update/memory.safetensors")
+    scope: dict = {}
+    exec(CONFIG, scope)
+    rows = set()
+    for chunk in (0, 1):
+        data = scope["data_module_fn"](chunk)
+        data.setup()
+        rows |= {(tuple(x.tolist()), int(y)) for x, y in data.train_data()}
+    taken = memory.take(np.arange(len(memory)))
+    held = {(tuple(x.tolist()), int(y)) for x, y in zip(*taken, strict=True)}
+    assert len(held) == 12
+    assert held <= rows
+    assert {y for _, y in held} == {0, 1, 2, 3}
+    noted = load_file(bundle.path / "luthier/update/update.safetensors")
+    assert any(tensor.shape == (12, 4) for tensor in noted.values())
+
+
+def test_of_two_updates_of_one_state_the_second_is_told(job, trained, tmp_path) -> None:
+    state = tmp_path / "state"
+    trained(job(0, state=state), "first")
+    one, other = (job(1, start=state, state=state, seed=seed) for seed in (1, 2))
+    with pytest.raises(Interrupted):
+        trained(other, "slow", stop=2)
+    trained(one, "quick")
+    with pytest.raises(StateConflict):
+        trained(other, "slow")
+    assert head(str(state)) == 2
+
+
+def test_committing_again_changes_nothing(job, trained, tmp_path) -> None:
+    spec = job(0, state=tmp_path / "state")
+    trained(spec)
+    trained(spec)  # as after a crash between the commit and the end of the run
+    assert head(str(tmp_path / "state")) == 1
+
+
+def test_a_missing_state_is_an_error(job, trained, tmp_path) -> None:
+    with pytest.raises(LuthierError, match="nowhere"):
+        trained(job(1, start=tmp_path / "nowhere"))
+
+
+def test_a_state_of_another_model_is_told(job, trained, tmp_path) -> None:
+    trained(job(0, state=tmp_path / "state"), "first")
+    with pytest.raises(CorruptBundle, match="model_fn"):
+        trained(job(1, start=tmp_path / "state", arguments={"width": 5}), "second")
+
+
+BROKEN = {
+    "no data": (CONFIG.replace("def data_module_fn", "def other"), SpecError, "data_module_fn"),
+    "raises": (CONFIG + "\n1 / 0\n", LuthierError, "ZeroDivisionError"),
+    "raises in model_fn": (
+        CONFIG.replace("    return torch.nn.S", "    raise KeyError('weights')\n    torch.nn.S"),
+        LuthierError, r"model_fn\(\) raised KeyError",
+    ),
+    "no module": (
+        CONFIG.replace("return torch.nn.Sequential(", "return str("), LuthierError, "model_fn",
+    ),
+    "needs an argument": (CONFIG.replace("rows: int = 44", "rows: int"), SpecError, "'rows'"),
+    "no rows": (CONFIG.replace("rows: int = 44", "rows: int = 0"), DataError, "train_data"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_what_is_wrong_with_the_file_is_told(name, config, job, trained) -> None:
+    text, kind, message = BROKEN[name]
+    config.write_text(text)
+    with pytest.raises(kind, match=message):
+        trained(job(0))
+
+
+def test_items_of_other_shapes_are_told() -> None:
+    with pytest.raises(DataError, match="row 1"):
+        stacked([(torch.zeros(3), 0), (torch.zeros(4), 0)])
+
+
+def test_transforms_are_applied_late(config, job, trained, tmp_path) -> None:
+    """What is remembered is raw; training rows and remembered rows have transforms of their own."""
+    config.write_text(
+        CONFIG.replace("corners[labels] +", "5 * corners[labels] +") + "\n\nSEEN = []\n"
+        "def train_transform():\n    return lambda x: SEEN.append('train') or x / 5\n"
+        "def test_transform():\n    return lambda x: SEEN.append('test') or x / 5\n"
+        "def buffer_transform():\n    return lambda x: SEEN.append('buffer') or x / 5\n"
+    )
+    state = tmp_path / "state"
+    for chunk in (0, 1):
+        trained(job(chunk, start=state if chunk else None, state=state), f"run-{chunk}")
+
+    (module,) = (
+        m
+        for n, m in sys.modules.items()
+        if n.startswith("luthier_config_") and m.__dict__.get("SEEN")
+    )
+    assert set(module.SEEN) == {"train", "test", "buffer"}
+    memory = Stacked.load(
+        read_state(str(state), tmp_path / "cache").bundle.path / "luthier/update/memory.safetensors"
+    )
+    assert float(memory.columns["item.0"].abs().max()) > 3
