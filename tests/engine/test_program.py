@@ -252,6 +252,13 @@ def test_what_is_wrong_with_the_file_is_told(name, config, job, trained) -> None
         trained(job(0))
 
 
+def test_a_file_that_changed_since_is_refused(job, trained) -> None:
+    spec = job(0)
+    program = spec.program.model_dump() | {"sha256": "0" * 64}
+    with pytest.raises(SpecError, match="has changed since"):
+        trained(parse_spec(spec.model_dump() | {"program": program}))
+
+
 def test_items_of_other_shapes_are_told() -> None:
     with pytest.raises(DataError, match="row 1"):
         stacked([(torch.zeros(3), 0), (torch.zeros(4), 0)])

@@ -1,6 +1,7 @@
 """Every updater can be built by its name, with the options of its card and no others."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,17 @@ def test_targets_take_exactly_the_options_of_their_cards() -> None:
         taken = inspect.signature(card.load()).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
             assert set(taken) == {option.name for option in card.options}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_has_its_row(name) -> None:
+    (card,) = (card for card in cards("updater") if card.name == name)
+    shared = {"loss_weight", "loss_normalization", "offers", "asymmetric"}
+    options = ", ".join(
+        f"{o.name} ({str(o.default).lower() if isinstance(o.default, bool) else o.default})"
+        for o in card.options
+        if o.name not in shared
+    )
+    memory = card.facts["memory"] or ""
+    row = f"| `{name}` | {card.summary} | {memory} | {options} | {card.paper} |"
+    assert row in (Path(__file__).parents[2] / "docs" / "continual.md").read_text("utf-8")
