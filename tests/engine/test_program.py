@@ -12,7 +12,14 @@ from safetensors.torch import load_file
 from luthier.engine.control import Interrupted
 from luthier.engine.items import Stacked, stacked
 from luthier.engine.run import run
-from luthier.errors import CorruptBundle, DataError, LuthierError, SpecError, StateConflict
+from luthier.errors import (
+    CorruptBundle,
+    DataError,
+    LuthierError,
+    OutOfMemory,
+    SpecError,
+    StateConflict,
+)
 from luthier.registry import cards
 from luthier.spec import parse_spec
 from luthier.store.states import head, read_state
@@ -250,6 +257,16 @@ def test_what_is_wrong_with_the_file_is_told(name, config, job, trained) -> None
     config.write_text(text)
     with pytest.raises(kind, match=message):
         trained(job(0))
+
+
+def test_a_step_that_does_not_fit_in_memory_is_told(config, job, trained) -> None:
+    """Its loss is made of all its rows together, so it is not cut into pieces in silence."""
+    config.write_text(
+        CONFIG + "\n\ndef loss_fn():\n    def loss(scores, targets):\n"
+        "        raise RuntimeError('DefaultCPUAllocator: not enough memory')\n    return loss\n"
+    )
+    with pytest.raises(OutOfMemory, match="does not fit"):
+        trained(job(0, arguments={"val": 0}))
 
 
 def test_a_file_that_changed_since_is_refused(job, trained) -> None:

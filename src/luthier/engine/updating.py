@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from luthier.batches.arithmetic import Rows, derive, permutation
 from luthier.engine.items import Stacked
 from luthier.engine.state import flatten, unflatten
+from luthier.errors import OutOfMemory
 from luthier.evaluation.retention import retention
 from luthier.updaters.memory import Herding, Memory
 from luthier.updaters.updater import Seen, Updater
@@ -131,6 +132,11 @@ class UpdatingLearner:
         return float(self.inner.loss(batch[1]))
 
     def backward(self, batch: Any, micro: int | None) -> float:
+        if micro is not None:
+            raise OutOfMemory(
+                "a step of an update does not fit in memory",
+                hint="give a smaller batch_size, or fewer remembered rows (batch_memory_frac)",
+            )
         rows, new_rows = batch
         new = self.inner.see(new_rows)
         loss = self.updater.loss(self.inner, new, self._replay())
