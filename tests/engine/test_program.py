@@ -259,6 +259,32 @@ def test_what_is_wrong_with_the_file_is_told(name, config, job, trained) -> None
         trained(job(0))
 
 
+REGRESSION = (
+    CONFIG.replace("[: self.rows], labels[: self.rows])", "[: self.rows], inputs[: self.rows, :1])")
+    .replace("[self.rows :], labels[self.rows :])", "[self.rows :], inputs[self.rows :, :1])")
+    .replace("Linear(width, 4)", "Linear(width, 1)")
+    + "\n\ndef loss_fn():\n    return torch.nn.MSELoss(reduction='none')\n"
+)
+
+
+@pytest.mark.parametrize("updater", UPDATERS)
+def test_numbers_instead_of_classes(updater, config, job, trained, tmp_path) -> None:
+    """Regression, twice; what needs classes says so."""
+    config.write_text(REGRESSION)
+    (card,) = (card for card in cards("updater") if card.name == updater)
+    if card.facts["labels"]:
+        with pytest.raises(SpecError, match="is for classes"):
+            trained(job(0, updater))
+        return
+    state = tmp_path / "state"
+    for chunk in (0, 1):
+        spec = job(chunk, updater, start=state if chunk else None, state=state)
+        found = trained(spec, f"run-{chunk}").metrics
+    assert found["update"]["score"] == "loss"
+    assert len(found["update"]["by_chunk"]) == 2
+    assert "val_accuracy" not in found["after"]
+
+
 def test_a_step_that_does_not_fit_in_memory_is_told(config, job, trained) -> None:
     """Its loss is made of all its rows together, so it is not cut into pieces in silence."""
     config.write_text(

@@ -123,6 +123,13 @@ def test_greedy_balance_with_few_of_a_class() -> None:
     assert np.bincount(memory.labels).tolist() in ([4, 3, 3], [3, 3, 4])
 
 
+def test_rows_without_classes_are_balanced_as_by_a_reservoir() -> None:
+    one, other = GreedyBalanced(5, seed=4), Reservoir(5, seed=4)
+    for memory in (one, other):
+        memory.offer(np.arange(60))
+    assert one.rows.tolist() == other.rows.tolist()
+
+
 def test_infinite_keeps_all() -> None:
     memory = Infinite()
     offer_in_pieces(memory, np.arange(77))

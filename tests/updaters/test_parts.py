@@ -71,6 +71,16 @@ def test_dark(pupil) -> None:
     assert float(term.value) == pytest.approx(sum(squares) / len(squares))
 
 
+def test_dark_by_the_huber_distance(pupil) -> None:
+    before = 3 * torch.randn(6, CLASSES).double()
+    old = seen(pupil, range(4, 10), scores=before)
+    away = (old.scores.detach() - before).flatten().tolist()
+    assert min(map(abs, away)) < 1 < max(map(abs, away))
+    costs = [x * x / 2 if abs(x) <= 1 else abs(x) - 0.5 for x in away]
+    term = only(Dark(2.0, "huber"), pupil, seen(pupil, [0]), old)
+    assert float(term.value) == pytest.approx(sum(costs) / len(costs))
+
+
 def test_complementary_takes_the_surer_copy_row_by_row(pupil) -> None:
     part = Complementary(beta=0.1)
     part.start(pupil)

@@ -143,7 +143,8 @@ class ProgramLearner:
             closed = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
             closed[allowed] = False
             scores = scores.masked_fill(closed, -torch.inf)
-        return self._loss(scores, seen.batch[1])
+        loss = self._loss(scores, seen.batch[1])
+        return loss.flatten(1).mean(1) if loss.dim() > 1 else loss
 
     def certainty(self, seen: Seen) -> Tensor:
         labels = self.labels(seen)

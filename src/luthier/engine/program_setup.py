@@ -22,6 +22,7 @@ from luthier.engine.setup import Setup, checkpoints, restore_setup, say_bad, tot
 from luthier.engine.state import OURS, History, Position, seed_everything
 from luthier.engine.updating import FOLDER, Past, UpdatingLearner, read_past
 from luthier.errors import DataError, Problem, SpecError
+from luthier.registry import find
 from luthier.spec import JobSpec
 from luthier.store.bundle import Bundle, newest_bundle, open_bundle, sha256_of
 from luthier.updaters.build import build_memory, build_updater
@@ -77,6 +78,7 @@ def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup,
     inner = ProgramLearner(
         model, items, program.loss(model.module), device, features="features" in updater.notes
     )
+    _needs_classes(update.updater, inner, program)
     size = training.per_device_train_batch_size or BATCH
     replayed = size if update.memory_batch_size is None else update.memory_batch_size
     memory = build_memory(
@@ -165,6 +167,14 @@ def _items(program: Program, new: Any, start: Path | None) -> Items:
     old = tuple(m or t for m, t in zip(of_memory, train, strict=True))
     remembered = _stacked(start, "memory")
     return Items(new, remembered, transforms=train, old_transforms=(old[0], old[1]))
+
+
+def _needs_classes(updater: str | None, learner: ProgramLearner, program: Program) -> None:
+    if updater is None or not find("updater", updater).facts["labels"]:
+        return
+    if learner.labels_of(np.array([learner.items.old], dtype=np.int64)) is None:
+        message = f"{updater} is for classes, and the targets of {program.file.name} are none"
+        raise SpecError([Problem("updater", message, "targets are whole numbers; or use DER")])
 
 
 def _data(program: Program, module: Any, start: Path | None, past: Past) -> ProgramData:

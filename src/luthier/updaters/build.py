@@ -46,8 +46,12 @@ def asymmetric_replay(alpha: float, **shared: Any) -> Updater:
     return Updater([Replay(alpha)], asymmetric=True, offers="online", **shared)
 
 
-def dark_replay(alpha: float, beta: float, **shared: Any) -> Updater:
-    return Updater([*([Replay(beta)] if beta else ()), Dark(alpha)], **shared)
+def dark_replay(alpha: float, beta: float, distance: Any, **shared: Any) -> Updater:
+    return Updater([*([Replay(beta)] if beta else ()), Dark(alpha, distance)], **shared)
+
+
+def robust_replay(alpha: float, beta: float, **shared: Any) -> Updater:
+    return Updater([Replay(beta), Dark(alpha, "huber")], **shared)
 
 
 def pooled_replay(alpha: float, distillation_type: Any, normalize: bool, **shared: Any) -> Updater:

@@ -88,7 +88,17 @@ CARDS: tuple[Card, ...] = (
         "replay, and what the model said of remembered rows stays (DER++)",
         Option("alpha", 1.0, "weight of the distance to the scores that were noted"),
         Option("beta", 1.0, "weight of the loss of remembered rows; 0 is the plain DER"),
+        Option("distance", "mse", '"mse", or "huber", whose pull is bounded'),
         paper="Buzzega et al. 2020, Dark Experience for General Continual Learning",
+    ),
+    _card(
+        "Robust-DER",
+        "robust_replay",
+        "DER by the Huber distance on as many rows of each class: what we recommend",
+        Option("alpha", 2.0, "weight of the distance to the scores that were noted"),
+        Option("beta", 1.0, "weight of the loss of remembered rows"),
+        paper="Buzzega et al. 2020; Huber 1964, Robust Estimation of a Location Parameter",
+        memory="greedy_balanced",
     ),
     _card(
         "POD-ER",

@@ -180,8 +180,8 @@ class SlidingWindow(Memory):
         return super().state() | {"first": self._first}
 
 
-class GreedyBalanced(Memory):
-    """As many rows of each class as there is room for.
+class GreedyBalanced(Reservoir):
+    """As many rows of each class as there is room for; rows without classes as a reservoir.
 
     Prabhu et al. 2020, GDumb, algorithm 1: once it is full, a row of a class that is not the
     largest takes the place of a random row of the largest.
@@ -193,8 +193,8 @@ class GreedyBalanced(Memory):
     """
 
     def _slots_for(self, rows: Rows, labels: Rows) -> list[int | None]:
-        if not self.size:
-            return [None] * len(rows)
+        if not self.size or (labels < 0).all():
+            return super()._slots_for(rows, labels)
         slots: list[int | None] = []
         of: dict[int, list[int]] = {}  # the slots of each class
         for slot, label in enumerate(self.labels.tolist()):

@@ -10,6 +10,7 @@ from luthier.spec import AdapterSpec, JobSpec, ObjectiveSpec, ProcessingSpec, Up
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "offers": ("online", "end"),
+    "distance": ("mse", "huber"),
     "distillation_type": ("spatial", "pixel", "channel", "width", "height", "gap"),
 }
 _SHARES = ("probability", "update_weight", "shrink_factor", "weight_new_data")

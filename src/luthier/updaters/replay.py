@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 
@@ -32,17 +32,24 @@ class Replay(Part):
 class Dark(Part):
     """Dark experience replay: scores stay what they were when the row was admitted.
 
-    term = alpha · mean((scores - noted scores)²)
+    term = alpha · mean(d(scores - noted scores)), d(x) = x² with "mse"; with "huber" x² / 2 up to
+    a distance of 1 and |x| - 1/2 beyond, so that no row pulls harder than another however far it
+    is: logits of a model that is sure of itself are large, and squares of them make high
+    learning rates diverge.
 
     Paper: Buzzega et al. 2020, Dark Experience for General Continual Learning, equation 5
-    (DER); with ``Replay`` beside it DER++, equation 6.
+    (DER); with ``Replay`` beside it DER++, equation 6. Huber 1964, Robust Estimation of a
+    Location Parameter.
     """
 
     notes: ClassVar[tuple[str, ...]] = ("scores",)
     alpha: float = 1.0
+    distance: Literal["mse", "huber"] = "mse"
 
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
         if replayed is None:
             return ()
         before = replayed.kept["scores"].to(replayed.scores)
+        if self.distance == "huber":
+            return (Term("huber_loss", self.alpha, F.huber_loss(replayed.scores, before)),)
         return (Term("mse_loss", self.alpha, F.mse_loss(replayed.scores, before)),)
