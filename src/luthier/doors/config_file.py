@@ -13,23 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from luthier.errors import Problem, SpecError, nearest
-
-#: Functions whose parameters are arguments of a job, and those that must be there.
-FUNCTIONS = (
-    "model_fn",
-    "data_module_fn",
-    "loss_fn",
-    "optimizer_fn",
-    "lr_scheduler_fn",
-    "metrics_fn",
-    "train_transform",
-    "train_target_transform",
-    "test_transform",
-    "test_target_transform",
-    "buffer_transform",
-    "buffer_target_transform",
-)
-NEEDED = FUNCTIONS[:2]
+from luthier.spec.update import PROGRAM_FUNCTIONS
 
 #: Parameters that the job fills in by itself.
 FILLED = ("model_state_url", "data_path", "chunk_id", "seed")
@@ -85,9 +69,13 @@ def arguments_of(text: str, name: str) -> dict[str, Argument]:
         line = getattr(error, "lineno", None)
         where = f"{name}, line {line}" if line else name
         raise _wrong(f"{where}: this is no Python ({error})") from error
-    there = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in FUNCTIONS}
+    there = {
+        n.name: n
+        for n in tree.body
+        if isinstance(n, ast.FunctionDef) and n.name in PROGRAM_FUNCTIONS
+    }
     imported = _imported(tree)
-    missing = [n for n in NEEDED if n not in there and n not in imported]
+    missing = [n for n in PROGRAM_FUNCTIONS[:2] if n not in there and n not in imported]
     if missing:
         names = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
         hint = nearest(missing[0], names) or f"define {missing[0]}()"

@@ -20,18 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from luthier.errors import LuthierError, Problem, SpecError
+from luthier.spec.update import PROGRAM_FUNCTIONS
 from luthier.store.bundle import sha256_of
-
-#: Functions that a configuration file may have, beside those that it must.
-NEEDED = ("model_fn", "data_module_fn")
-TRANSFORMS = (
-    "train_transform",
-    "train_target_transform",
-    "test_transform",
-    "test_target_transform",
-    "buffer_transform",
-    "buffer_target_transform",
-)
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -51,7 +41,11 @@ class Program:
     def __init__(self, file: Path, arguments: Mapping[str, Any]) -> None:
         self.file, self.arguments = file, dict(arguments)
         self._module = _imported(file)
-        missing = [name for name in NEEDED if not callable(getattr(self._module, name, None))]
+        missing = [
+            name
+            for name in PROGRAM_FUNCTIONS[:2]
+            if not callable(getattr(self._module, name, None))
+        ]
         if missing:
             hint = f"define {' and '.join(missing)} in it"
             raise SpecError(
@@ -87,7 +81,7 @@ class Program:
         return own if callable(own) else nn.CrossEntropyLoss(reduction="none")
 
     def transform(self, name: str) -> Callable[[Any], Any] | None:
-        """One of ``TRANSFORMS``, where the file has it."""
+        """A function of one item's inputs or target, where the file has it."""
         return self._call(name) if self.has(name) else None
 
     def optimizer(self) -> Callable[..., Any] | None:

@@ -19,7 +19,7 @@ from luthier.errors import CorruptBundle, TrainingError
 from luthier.models.depths import depths_of, layers_of
 from luthier.updaters.classes import features_into, last_linear
 from luthier.updaters.memory import Memory
-from luthier.updaters.updater import Seen
+from luthier.updaters.updater import Seen, among
 
 #: The weights of a model, in its folder.
 WEIGHTS = "model.safetensors"
@@ -138,12 +138,7 @@ class ProgramLearner:
         return Seen((inputs, targets), scores, tuple(caught))
 
     def losses(self, seen: Seen, allowed: Tensor | None = None) -> Tensor:
-        scores = seen.scores.float()
-        if allowed is not None:
-            closed = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
-            closed[allowed] = False
-            scores = scores.masked_fill(closed, -torch.inf)
-        loss = self._loss(scores, seen.batch[1])
+        loss = self._loss(among(seen.scores.float(), allowed), seen.batch[1])
         return loss.flatten(1).mean(1) if loss.dim() > 1 else loss
 
     def certainty(self, seen: Seen) -> Tensor:

@@ -9,6 +9,22 @@ from pydantic import Field, model_validator
 from luthier.spec.options import Options
 from luthier.spec.source import Frozen
 
+#: The functions that a configuration file can have; the first two it must.
+PROGRAM_FUNCTIONS = (
+    "model_fn",
+    "data_module_fn",
+    "loss_fn",
+    "optimizer_fn",
+    "lr_scheduler_fn",
+    "metrics_fn",
+    "train_transform",
+    "train_target_transform",
+    "test_transform",
+    "test_target_transform",
+    "buffer_transform",
+    "buffer_target_transform",
+)
+
 MemoryName = Literal["reservoir", "sliding_window", "greedy_balanced", "herding", "infinite"]
 
 

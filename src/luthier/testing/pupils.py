@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from luthier.updaters.updater import Seen
+from luthier.updaters.updater import Seen, among
 
 
 class SmallPupil:
@@ -39,7 +39,7 @@ class SmallPupil:
         return Seen(batch, layers[2](hidden), (hidden,))
 
     def losses(self, seen: Seen, allowed: Tensor | None = None) -> Tensor:
-        return masked_cross_entropy(seen.scores, seen.batch[1], allowed)
+        return F.cross_entropy(among(seen.scores, allowed), seen.batch[1], reduction="none")
 
     def certainty(self, seen: Seen) -> Tensor:
         return seen.scores.softmax(1).gather(1, seen.batch[1][:, None])[:, 0]
@@ -55,12 +55,3 @@ class SmallPupil:
 
     def remembered(self, at_once: int) -> Iterable[Any]:
         yield from self.rows(len(self.of), at_once)
-
-
-def masked_cross_entropy(scores: Tensor, labels: Tensor, allowed: Tensor | None) -> Tensor:
-    """Cross entropy of each row (n,), among the classes ``allowed`` (all where None)."""
-    if allowed is not None:
-        closed = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
-        closed[allowed] = False
-        scores = scores.masked_fill(closed, -torch.inf)
-    return F.cross_entropy(scores, labels, reduction="none")

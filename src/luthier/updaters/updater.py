@@ -125,6 +125,19 @@ class Part:
         return {}
 
 
+def among(scores: Tensor, classes: Tensor | None) -> Tensor:
+    """Scores (n, c) that leave only these classes to choose from; all where None.
+
+    >>> among(torch.zeros(1, 3), torch.tensor([0, 2])).tolist()
+    [[0.0, -inf, 0.0]]
+    """
+    if classes is None:
+        return scores
+    closed = torch.ones(scores.shape[1], dtype=torch.bool, device=scores.device)
+    closed[classes] = False
+    return scores.masked_fill(closed, -torch.inf)
+
+
 @dataclass
 class Updater:
     """Parts, and how they are put together.
