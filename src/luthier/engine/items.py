@@ -51,8 +51,12 @@ class Items:
         return self.old + self.new
 
     def raw(self, rows: Rows) -> list[Any]:
-        """Items as they were given."""
-        return [self._item(int(row)) for row in rows]
+        """Items as they were given; at once where the data set has ``__getitems__``."""
+        at_once = getattr(self._dataset, "__getitems__", None)
+        if at_once is None or (rows < self.old).any():
+            return [self._item(int(row)) for row in rows]
+        places = [int(row) - self.old for row in rows]
+        return [self._pair(i, item) for i, item in zip(places, at_once(places), strict=True)]
 
     def batch(self, rows: Rows) -> tuple[Any, Any]:
         """Inputs and targets of rows, transformed and stacked."""
@@ -93,14 +97,16 @@ class Items:
         if row < self.old:
             assert self._stacked is not None
             return self._stacked.item(row)
-        item = self._dataset[row - self.old]
+        return self._pair(row - self.old, self._dataset[row - self.old])
+
+    def _pair(self, place: int, item: Any) -> tuple[Any, Any]:
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise DataError(
                 f"an item is a pair of inputs and target, not {type(item).__name__}",
                 file=self._name,
-                row=row - self.old,
+                row=place,
             )
-        return tuple(item)
+        return item[0], item[1]
 
 
 def tensors_of(dataset: Dataset[Any]) -> tuple[Tensor, Tensor] | None:
