@@ -53,7 +53,7 @@ MAY = {
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION
     | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker",
-       "demo", "callback", "benchmark", "component", "evaluation", "engine.control"},
+       "demo", "callback", "benchmark", "component", "evaluation", "engine.control", "updates"},
     "demo": FOUNDATION | {"api", "runs", "data", "store", "evaluation", "cli", "inference"},
     "benchmark": PARTS | {"engine", "demo"},
     "__main__": {"cli"},

@@ -27,6 +27,7 @@ VERBS = {
     "models": ("models", "Which pretrained models there are, and what each takes."),
     "component": ("component", "Fine-tune by folders: import, preprocess, finetune, evaluate."),
     "encode": ("encode", "Turn texts into vectors."),
+    "tune": ("tune", "Update a model with new data, without forgetting the old."),
     "drift": ("drift", "Has the data changed? Skip, update or retrain."),
     "worker": ("worker", "Execute runs until stopped."),
     "bench": ("bench", "luthier beside sentence-transformers' trainer, on this machine."),
