@@ -23,6 +23,7 @@ from luthier.errors import (
 from luthier.registry import cards
 from luthier.spec import parse_spec
 from luthier.store.states import head, read_state
+from luthier.testing import s3
 
 CONFIG = '''
 import torch
@@ -329,3 +330,22 @@ def test_transforms_are_applied_late(config, job, trained, tmp_path) -> None:
         read_state(str(state), tmp_path / "cache").bundle.path / "luthier/update/memory.safetensors"
     )
     assert float(memory.columns["item.0"].abs().max()) > 3
+
+
+def test_a_state_in_a_bucket(job, trained, tmp_path, monkeypatch) -> None:
+    """Two updates by way of a real S3 server give what two by way of a folder give."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with s3.server(tmp_path) as server:
+        server.client().create_bucket(Bucket="states")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        found = {}
+        for kind, state in (("bucket", "s3://states/first"), ("folder", str(tmp_path / "first"))):
+            for chunk in (0, 1):
+                spec = job(chunk, "DER", start=state if chunk else None, state=state)
+                found[kind] = trained(spec, f"{kind}-{chunk}")
+            assert head(state) == 2
+        assert files_of(found["bucket"].folder) == files_of(found["folder"].folder)
