@@ -226,6 +226,21 @@ def test_committing_again_changes_nothing(job, trained, tmp_path) -> None:
     assert head(str(tmp_path / "state")) == 1
 
 
+@pytest.mark.parametrize("point", ["state.copied", "state.stored", "state.committed"])
+def test_a_result_that_was_not_committed_is_committed_by_the_next_attempt(
+    point, job, trained, tmp_path, monkeypatch
+) -> None:
+    state = tmp_path / "state"
+    spec = job(0, state=state)
+    monkeypatch.setenv("LUTHIER_FAILPOINT", f"{point}=eio")
+    with pytest.raises((LuthierError, OSError)):
+        trained(spec)
+    monkeypatch.delenv("LUTHIER_FAILPOINT")
+    done = trained(spec)
+    assert head(str(state)) == 1
+    assert files_of(read_state(str(state), tmp_path / "cache").bundle.path) == files_of(done.folder)
+
+
 def test_a_missing_state_is_an_error(job, trained, tmp_path) -> None:
     with pytest.raises(LuthierError, match="nowhere"):
         trained(job(1, start=tmp_path / "nowhere"))

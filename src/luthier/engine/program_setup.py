@@ -20,11 +20,11 @@ from luthier.engine.read import Place
 from luthier.engine.resolved import RESOLVED, Resolved
 from luthier.engine.setup import Setup, checkpoints, restore_setup, say_bad, total_steps_of
 from luthier.engine.state import OURS, History, Position, seed_everything
-from luthier.engine.updating import FOLDER, Past, UpdatingLearner, read_past
+from luthier.engine.updating import FOLDER, PARENT, Past, UpdatingLearner, read_past
 from luthier.errors import DataError, Problem, SpecError
 from luthier.registry import find
 from luthier.spec import JobSpec
-from luthier.store.bundle import Bundle, newest_bundle, open_bundle, sha256_of
+from luthier.store.bundle import newest_bundle, open_bundle, sha256_of
 from luthier.updaters.build import build_memory, build_updater
 
 #: Rows of a batch where nobody said: as Renate has them.
@@ -146,8 +146,8 @@ def _start(spec: JobSpec, place: Place, resolved: Resolved, tell: Listener) -> P
     from luthier.store.states import head, read_state
 
     given, made = spec.update.input_state_url, spec.update.output_state_url
-    if made is not None:  # told at once if another commits meanwhile
-        resolved.once("output_generation", lambda: head(made))
+    if made is not None:  # what is committed later must follow what is there now
+        resolved.once(PARENT, lambda: head(made))
     if spec.model.artifact:
         return open_bundle(place.artifacts(spec.model.artifact)).path
     if given is None:
@@ -208,16 +208,3 @@ def _optimization(
     if make is None and schedule is None:
         return built
     return given_optimization(built, make, schedule)
-
-
-def commit(setup: Setup, bundle: Bundle, tell: Listener) -> None:
-    """Make the result the next generation of the state where the spec says. Done again after a
-    crash it changes nothing. Raises StateConflict where another update was committed meanwhile."""
-    from luthier.store.states import commit_state
-
-    url = setup.spec.update.output_state_url
-    if url is None:
-        return
-    parent = Resolved(setup.place.folder / RESOLVED).once("output_generation", lambda: 0)
-    generation = commit_state(bundle, url, parent=parent, meta={"spec_id": setup.spec.id})
-    tell("log", {"level": "info", "message": f"{url}: generation {generation} is committed"})

@@ -58,6 +58,10 @@ def run(
                 resolved = Resolved(place.folder / RESOLVED)
                 settings.enter_context(settled(spec.training, resolved, place.cache, tell))
             bundle = _trained(spec, place, tell, control, means)
+    if spec.update.output_state_url is not None:  # also where an attempt died just before
+        from luthier.engine.updating import commit
+
+        commit(spec.update.output_state_url, bundle, place, tell)
     return Outcome(bundle.path, bundle.meta["metrics"])
 
 
@@ -89,12 +93,7 @@ def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control, mean
         loop.train()
     finally:
         setup.close()
-    bundle = publish(setup, examiner, before, tell)
-    if setup.update is not None:
-        from luthier.engine.program_setup import commit
-
-        commit(setup, bundle, tell)
-    return bundle
+    return publish(setup, examiner, before, tell)
 
 
 def _prepared(

@@ -19,14 +19,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from luthier.batches.arithmetic import Rows, derive, permutation
+from luthier.engine.control import Listener
 from luthier.engine.items import Stacked
+from luthier.engine.read import Place
+from luthier.engine.resolved import RESOLVED, Resolved
 from luthier.engine.state import flatten, unflatten
 from luthier.errors import OutOfMemory
 from luthier.evaluation.retention import retention
+from luthier.store.bundle import Bundle
 from luthier.updaters.memory import Herding, Memory
 from luthier.updaters.updater import Seen, Updater
 
 FOLDER = "update"
+
+#: What a run notes when it begins: the generation that its own will follow.
+PARENT = "output_generation"
 
 #: Rows that go through the model at once when scores are noted at the end.
 _AT_ONCE = 256
@@ -56,6 +63,18 @@ def read_past(bundle: Path) -> Past:
     tensors = load_file(folder / "update.safetensors")
     parts = unflatten(saved.pop("parts"), tensors)
     return Past(**saved, memory=parts["memory"], state=parts["state"])
+
+
+def commit(url: str, bundle: Bundle, place: Place, tell: Listener) -> None:
+    """Make a result the next generation of a state. Done again after a crash it changes nothing.
+
+    Raises StateConflict where another update was committed meanwhile.
+    """
+    from luthier.store.states import commit_state
+
+    parent = Resolved(place.folder / RESOLVED).once(PARENT, lambda: 0)
+    generation = commit_state(bundle, url, parent=parent, meta={"spec_id": bundle.meta["spec_id"]})
+    tell("log", {"level": "info", "message": f"{url}: generation {generation} is committed"})
 
 
 class Validation(Protocol):
