@@ -241,6 +241,21 @@ def test_a_result_that_was_not_committed_is_committed_by_the_next_attempt(
     assert files_of(read_state(str(state), tmp_path / "cache").bundle.path) == files_of(done.folder)
 
 
+def test_every_chunk_is_tested_also_those_to_come(config, job, trained) -> None:
+    config.write_text(
+        CONFIG.replace(
+            "    def val_data(self):",
+            "    def test_data(self):\n        return [Data(c, 6, 0).ready() for c in (0, 1)]\n\n"
+            "    def ready(self):\n        self.setup()\n        return self.parts[0]\n\n"
+            "    def val_data(self):",
+        )
+    )
+    first, second = trained(job(0, num_train_epochs=20)).metrics["test"]
+    assert first["accuracy"] == 1.0
+    assert second["accuracy"] == 0.0
+    assert second["loss"] > first["loss"]
+
+
 def test_a_missing_state_is_an_error(job, trained, tmp_path) -> None:
     with pytest.raises(LuthierError, match="nowhere"):
         trained(job(1, start=tmp_path / "nowhere"))

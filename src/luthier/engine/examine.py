@@ -41,6 +41,9 @@ class Judge(Protocol):
     def evaluate_quickly(self, model: Any) -> Measured | None:
         """The same during training; None where it would take too long."""
 
+    def tested(self, model: Any) -> list[dict[str, float]]:
+        """What is measured once, at the end, on rows that are for nothing else."""
+
     def read(self, record: dict[str, Any]) -> Measured:
         """The inverse of ``to_dict``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from luthier.engine.control import Control, Listener, obeying
+from luthier.engine.items import Items
 from luthier.engine.program_setup import ProgramData
 from luthier.engine.setup import Setup
 from luthier.evaluation.card import inline, listed, measured
@@ -47,31 +49,38 @@ class ProgramJudge:
         if items is None:
             return None
         started = time.perf_counter()
-        learner = self.setup.learner.inner
-        model.train(False)
-        losses, right = [], []
-        size = self.setup.spec.training.per_device_eval_batch_size
         for metric in self._further.values():
             metric.reset()
-        with torch.no_grad():
-            for start in range(0, len(items), size):
-                self._obey()
-                rows = np.arange(start, min(start + size, len(items)), dtype=np.int64)
-                seen = learner.see(items.batch(rows), model)
-                losses.append(learner.losses(seen).double().cpu().expand(len(rows)))
-                labels = learner.labels(seen)
-                if labels is not None:
-                    right.append((seen.scores.argmax(1) == labels).cpu())
-                for metric in self._further.values():
-                    metric.update(seen.scores, seen.batch[1])
-        per_row = {"loss": torch.cat(losses).numpy()}
-        metrics = {"val_loss": float(per_row["loss"].mean())}
-        if right:
-            per_row["correct"] = torch.cat(right).numpy().astype(np.float64)
-            metrics["val_accuracy"] = float(per_row["correct"].mean())
+        per_row = self._scored(items, model, list(self._further.values()))
+        metrics = {f"val_{name}": value for name, value in _means(per_row).items()}
         metrics |= {f"val_{name}": float(m.compute()) for name, m in self._further.items()}
         seconds = time.perf_counter() - started
         return TaskEvaluation("program", f"{len(items)} items", metrics, per_row, seconds)
+
+    def tested(self, model: Any) -> list[dict[str, float]]:
+        """Loss and accuracy on the test rows of each chunk, also of chunks that are to come."""
+        return [_means(self._scored(items, model)) for items in self.data.tests]
+
+    def _scored(
+        self, items: Items, model: Any, further: Sequence[Any] = ()
+    ) -> dict[str, np.ndarray]:
+        """The loss of each row, and whether it is right where there are classes."""
+        learner, size = self.setup.learner.inner, self.setup.spec.training
+        model.train(False)
+        losses, right = [], []
+        with torch.no_grad():
+            for start in range(0, len(items), size.per_device_eval_batch_size):
+                self._obey()
+                stop = min(start + size.per_device_eval_batch_size, len(items))
+                seen = learner.see(items.batch(np.arange(start, stop, dtype=np.int64)), model)
+                losses.append(learner.losses(seen).double().cpu().expand(stop - start))
+                labels = learner.labels(seen)
+                if labels is not None:
+                    right.append((seen.scores.argmax(1) == labels).double().cpu())
+                for metric in further:
+                    metric.update(seen.scores, seen.batch[1])
+        found = {"loss": torch.cat(losses).numpy()}
+        return found | ({"correct": torch.cat(right).numpy()} if right else {})
 
     def read(self, record: dict[str, Any]) -> TaskEvaluation:
         return TaskEvaluation.from_dict(record)
@@ -131,6 +140,11 @@ class ProgramJudge:
             listed("Environment", report.environment),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _means(per_row: dict[str, np.ndarray]) -> dict[str, float]:
+    names = {"loss": "loss", "correct": "accuracy"}
+    return {names[name]: float(values.mean()) for name, values in per_row.items()}
 
 
 def _only(found: TaskEvaluation, names: set[str]) -> TaskEvaluation:

@@ -69,6 +69,9 @@ class RetrievalJudge:
     def evaluate_quickly(self, model: Any) -> Evaluation | None:
         return self.evaluate(model)
 
+    def tested(self, model: Any) -> list[dict[str, float]]:
+        return []
+
     def read(self, record: dict[str, Any]) -> Evaluation:
         return Evaluation.from_dict(record)
 

@@ -79,6 +79,9 @@ class TaskJudge:
     def evaluate_quickly(self, model: Any) -> TaskEvaluation | None:
         return self.evaluate(model) if self._quick else None
 
+    def tested(self, model: Any) -> list[dict[str, float]]:
+        return []
+
     def read(self, record: dict[str, Any]) -> TaskEvaluation:
         return TaskEvaluation.from_dict(record)
 

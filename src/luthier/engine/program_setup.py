@@ -34,11 +34,13 @@ BATCH = 32
 @dataclass(frozen=True)
 class ProgramData:
     """What a run is measured on: remembered validation items, then the new ones. chunks: the
-    number of the update that each came with."""
+    number of the update that each came with. tests: of each chunk of a scenario, measured once
+    the update has ended, and never remembered."""
 
     program: Program
     validation: Items | None
     chunks: np.ndarray
+    tests: tuple[Items, ...] = ()
 
     def remember(self) -> Stacked:
         """All of its rows, raw."""
@@ -183,11 +185,18 @@ def _data(program: Program, module: Any, start: Path | None, past: Past) -> Prog
     old = _stacked(start, "validation")
     chunks = np.array(past.chunks, dtype=np.int64)
     if (new is None or not len(new)) and old is None:
-        return ProgramData(program, None, chunks)
+        return ProgramData(program, None, chunks, _tests(module, test))
     there: Any = [] if new is None else new
     items = Items(there, old, name="val_data()", transforms=test, old_transforms=test)
     chunks = np.concatenate([chunks, np.full(items.new, past.updates, dtype=np.int64)])
-    return ProgramData(program, items, chunks)
+    return ProgramData(program, items, chunks, _tests(module, test))
+
+
+def _tests(module: Any, transforms: tuple[Any, Any]) -> tuple[Items, ...]:
+    found = module.test_data() if hasattr(module, "test_data") else None
+    parts = found if isinstance(found, list | tuple) else [found]
+    there = [part for part in parts if part is not None and len(part)]
+    return tuple(Items(part, name="test_data()", transforms=transforms) for part in there)
 
 
 def _stacked(start: Path | None, name: str) -> Stacked | None:

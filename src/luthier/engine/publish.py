@@ -54,6 +54,7 @@ def publish(
     metrics = _metrics(setup, before, after, report)
     if setup.update is not None:
         metrics["update"] = setup.update.retention(before, after)
+        metrics["test"] = examiner.judge.tested(model)
     tell("report", metrics)
 
     def fill(folder: Path) -> None:
