@@ -7,7 +7,8 @@ function with two vocabularies.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from luthier.api import submit
 from luthier.doors.config_file import ConfigFile, arguments_of
 from luthier.doors.tuning import RENAMED, tuning_spec
 from luthier.errors import Problem, SpecError, nearest
+from luthier.evaluation.retention import experiment
 from luthier.runs.client import Run
+from luthier.store.atomic import write_bytes
 
 #: Where data is looked for and put, where nobody says.
 WORKING_DIRECTORY = "~/.luthier/tuning"
@@ -105,6 +108,69 @@ def execute_tuning_job(*args: Any, **words: Any) -> Run:
         space["memory_batch_size"] = space.get("batch_size", 32)
         words["config_space"] = space
     return run_training_job(*args, **words)
+
+
+def execute_experiment_job(
+    backend: str,
+    config_file: str | Path,
+    config_space: Mapping[str, Any],
+    experiment_outputs_url: str | Path,
+    mode: str | None = None,
+    metric: str | None = None,
+    num_updates: int = 1,
+    **words: Any,
+) -> dict[str, Any]:
+    """Update again and again, chunk after chunk, and measure every chunk after each update.
+
+    Args:
+        experiment_outputs_url: a new folder: ``state`` in it has the state of the model, and
+            ``experiment.json`` what is returned.
+        num_updates: how many chunks, from 0.
+        words: further ones of ``run_training_job``.
+
+    Returns ``matrix`` (rows are updates, columns the test rows of chunks, or the validation rows
+    of those so far where there are no test rows), ``score`` (accuracy or loss), ``average``, ``forgetting``,
+    ``backward_transfer`` and ``seconds`` of each update. Raises SpecError, and whatever an
+    update raises; those before it stay.
+    """
+    folder = located(experiment_outputs_url)
+    if folder is None or "://" in folder:
+        message = f"results are written into a folder, not to {folder}"
+        raise SpecError([Problem("experiment_outputs_url", message)])
+    if num_updates < 1:
+        raise SpecError([Problem("num_updates", f"is 1 or more, not {num_updates}")])
+    state, summary = Path(folder) / "state", Path(folder) / "experiment.json"
+    if state.exists():
+        message = f"{folder} has the updates of an experiment already"
+        raise SpecError([Problem("experiment_outputs_url", message, "name a new folder")])
+    updates = []
+    for chunk in range(num_updates):
+        run = run_training_job(
+            mode,
+            config_space,
+            metric,
+            backend,
+            chunk_id=chunk,
+            config_file=config_file,
+            input_state_url=state if chunk else None,
+            output_state_url=state,
+            **words,
+        )
+        updates.append(run.metrics())
+        name, rows = _matrix(updates)
+        found = experiment(rows, less_is_better=name == "loss") | {"score": name}
+        found["seconds"] = [update["seconds"] for update in updates]
+        write_bytes(summary, json.dumps(found, indent=1).encode())
+    return found
+
+
+def _matrix(updates: Sequence[Mapping[str, Any]]) -> tuple[str, list[list[float]]]:
+    """What the scores are, and those of each update: of test rows, or of validation rows."""
+    if all(update["test"] for update in updates):
+        name = "accuracy" if "accuracy" in updates[0]["test"][0] else "loss"
+        return name, [[test[name] for test in update["test"]] for update in updates]
+    name = "accuracy" if updates[0]["update"]["score"] == "correct" else "loss"
+    return name, [list(update["update"]["by_chunk"]) for update in updates]
 
 
 def read_config_file(file: str | Path) -> ConfigFile:

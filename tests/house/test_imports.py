@@ -59,7 +59,7 @@ MAY = {
     "__main__": {"cli"},
 }  # fmt: skip
 MAY["api"] = MAY["admission"] | {"admission"}
-MAY["updates"] = MAY["api"] | {"api"}
+MAY["updates"] = MAY["api"] | {"api", "evaluation"}
 MAY["testing"] = set(MAY) | PARTS | {"engine"}
 
 FILES = sorted(SOURCE.rglob("*.py"))

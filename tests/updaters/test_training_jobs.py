@@ -1,11 +1,13 @@
 """run_training_job through the queue: the public functions, on real digits."""
 
+import json
+
 import pytest
 
 import luthier
 from luthier.errors import LuthierError, SpecError
 from luthier.store.states import head
-from luthier.tuning import execute_tuning_job, run_training_job
+from luthier.tuning import execute_experiment_job, execute_tuning_job, run_training_job
 
 CONFIG = """
 from luthier.tuning import ClassIncrementalScenario, MultiLayerPerceptron
@@ -60,6 +62,27 @@ def test_the_later_vocabulary(folder) -> None:
     )  # fmt: skip
     assert run.metrics()["after"]["val_accuracy"] > 0.8
     assert head(str(folder / "later")) == 1
+
+
+def test_an_experiment(folder) -> None:
+    outputs = folder / "experiment"
+    words = {"config_file": folder / "config.py", "experiment_outputs_url": outputs}
+    found = execute_experiment_job(
+        "local", config_space=SPACE, num_updates=2, updater="ER", max_epochs=5,
+        accelerator="cpu", **words,
+    )  # fmt: skip
+    assert [len(row) for row in found["matrix"]] == [5, 5]
+    first, second = found["matrix"]
+    assert first[0] > 0.8
+    assert second[1] > 0.5
+    assert max(second[2:]) == 0.0, "what was never learnt is not known"
+    assert found["forgetting"] == pytest.approx(max(first[0], second[0]) - second[0])
+    assert json.loads((outputs / "experiment.json").read_text()) == found
+    with pytest.raises(SpecError, match="already"):
+        execute_experiment_job("local", config_space=SPACE, num_updates=2, **words)
+    with pytest.raises(SpecError, match="num_updates"):
+        execute_experiment_job("local", **words | {"experiment_outputs_url": folder / "new"},
+                               config_space=SPACE, num_updates=0)  # fmt: skip
 
 
 def test_a_state_that_is_not_there_fails_the_run(folder) -> None:

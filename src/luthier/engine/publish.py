@@ -55,6 +55,7 @@ def publish(
     if setup.update is not None:
         metrics["update"] = setup.update.retention(before, after)
         metrics["test"] = examiner.judge.tested(model)
+        metrics["seconds"] = round(setup.position.seconds, 3)
     tell("report", metrics)
 
     def fill(folder: Path) -> None:

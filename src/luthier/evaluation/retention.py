@@ -92,3 +92,32 @@ def retention(
         lost,
         gained,
     )
+
+
+def experiment(
+    matrix: Sequence[Sequence[float]], *, less_is_better: bool = False
+) -> dict[str, Any]:
+    """What a series of updates did, by the scores of chunks (columns) after each update (rows).
+
+    average: of all chunks that were learnt, after the last update. forgetting: how far those
+    before it are below their best since they were learnt, their mean. backward_transfer: how far
+    they moved since they were learnt (Lopez-Paz and Ranzato 2017, equation 3); of losses both
+    have the sign that they would have of accuracies.
+
+    >>> found = experiment([[1.0, 0.0], [0.6, 0.9]])
+    >>> found["average"], round(found["forgetting"], 2), round(found["backward_transfer"], 2)
+    (0.75, 0.4, -0.4)
+    """
+    last, count = matrix[-1], len(matrix)
+    learnt = range(min(count, len(last)))
+    before = [c for c in learnt if c < count - 1]
+    sign = -1.0 if less_is_better else 1.0
+    column = {c: [sign * row[c] for row in matrix[c:] if c < len(row)] for c in before}
+    fallen = [max(scores) - scores[-1] for scores in column.values()]
+    moved = [scores[-1] - scores[0] for scores in column.values()]
+    return {
+        "matrix": [list(row) for row in matrix],
+        "average": float(np.mean([last[c] for c in learnt])),
+        "forgetting": float(np.mean(fallen)) if fallen else None,
+        "backward_transfer": float(np.mean(moved)) if moved else None,
+    }

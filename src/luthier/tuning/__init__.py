@@ -12,16 +12,17 @@ from typing import Any
 _HOME = {
     name: module
     for module, names in {
-        "luthier.updates": "run_training_job execute_tuning_job",
+        "luthier.updates": "run_training_job execute_tuning_job execute_experiment_job",
         "luthier.tuning.config_spaces": "config_space uniform loguniform randint choice",
         "luthier.tuning.data_modules": (
-            "DataModule RenateDataModule CSVDataModule TensorDataModule"
+            "DataModule RenateDataModule CSVDataModule TensorDataModule NPZDataModule "
+            "DigitsDataModule"
         ),
         "luthier.tuning.modules": "Module RenateModule RenateWrapper MultiLayerPerceptron",
         "luthier.tuning.scenarios": (
             "Scenario ClassIncrementalScenario TransformScenario ImageRotationScenario "
             "PermutationScenario IIDScenario FeatureSortingScenario HueShiftScenario "
-            "DataIncrementalScenario"
+            "DataIncrementalScenario BenchmarkScenario"
         ),
     }.items()
     for name in names.split()
