@@ -129,9 +129,9 @@ def execute_experiment_job(
         words: further ones of ``run_training_job``.
 
     Returns ``matrix`` (rows are updates, columns the test rows of chunks, or the validation rows
-    of those so far where there are no test rows), ``score`` (accuracy or loss), ``average``, ``forgetting``,
-    ``backward_transfer`` and ``seconds`` of each update. Raises SpecError, and whatever an
-    update raises; those before it stay.
+    of those so far where there are no test rows), ``score`` (accuracy or loss), ``average``,
+    ``forgetting``, ``backward_transfer`` and ``seconds`` of each update. Raises SpecError, and
+    whatever an update raises; those before it stay.
     """
     folder = located(experiment_outputs_url)
     if folder is None or "://" in folder:
