@@ -26,6 +26,7 @@ proof: setup     ## the long forms: DeepSpeed, every test marked slow, the durab
 	@.venv/bin/python -m pip install -qq -c constraints.txt 'deepspeed>=0.18'
 	@$(PYTEST) --timeout 7200 tests/trainer/test_trainer_deepspeed.py
 	@$(PYTEST) --timeout 7200 tests/component/test_component_deepspeed.py
+	@$(PYTEST) --timeout 7200 tests/doors/test_deepspeed_runs.py
 	@$(PYTEST) -m slow --timeout 7200 $(ARGS)
 	@.venv/bin/python -m luthier.testing.durability --kills 1000
 
