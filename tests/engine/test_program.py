@@ -379,3 +379,45 @@ def test_a_state_in_a_bucket(job, trained, tmp_path, monkeypatch) -> None:
                 found[kind] = trained(spec, f"{kind}-{chunk}")
             assert head(state) == 2
         assert files_of(found["bucket"].folder) == files_of(found["folder"].folder)
+
+
+OWN_FUNCTIONS = """
+
+
+def optimizer_fn(step_size: float = 0.2):
+    return lambda parameters: torch.optim.RMSprop(parameters, lr=step_size)
+
+
+def lr_scheduler_fn():
+    return lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5), "epoch"
+
+
+class Wrong:
+    def reset(self):
+        self.count = 0
+
+    def update(self, scores, targets):
+        self.count += int((scores.argmax(1) != targets).sum())
+
+    def compute(self):
+        return self.count
+
+
+def metrics_fn():
+    return {"wrong": Wrong()}
+"""
+
+
+def test_an_optimizer_a_schedule_and_metrics_of_the_file(config, job, trained) -> None:
+    """They are what trains and measures, and survive an interruption."""
+    config.write_text(CONFIG + OWN_FUNCTIONS)
+    spec = job(0, arguments={"step_size": 0.08})
+    whole = trained(spec, "whole")
+    history = json.loads((whole.folder / "luthier/history.json").read_text())
+    per_epoch = whole.metrics["steps"] // 3
+    assert history["learning_rates"][::per_epoch] == pytest.approx([0.08, 0.04, 0.02])
+    after = whole.metrics["after"]
+    assert after["val_wrong"] == round(20 * (1 - after["val_accuracy"]))
+    with pytest.raises(Interrupted):
+        trained(spec, "parts", stop=per_epoch + 1)
+    assert files_of(trained(spec, "parts").folder) == files_of(whole.folder)

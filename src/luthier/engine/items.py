@@ -131,11 +131,6 @@ class Stacked:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
 
-    @property
-    def bytes(self) -> int:
-        """What the tensors take."""
-        return sum(c.numel() * c.element_size() for c in self.columns.values())
-
     def take(self, rows: Rows) -> Any:
         """Items of these rows, each tensor stacked over them."""
         index = torch.from_numpy(np.asarray(rows, dtype=np.int64))

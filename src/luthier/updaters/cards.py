@@ -94,7 +94,7 @@ CARDS: tuple[Card, ...] = (
     _card(
         "Robust-DER",
         "robust_replay",
-        "DER by the Huber distance on as many rows of each class: what we recommend",
+        "DER by the Huber distance, on as many rows of each class",
         Option("alpha", 2.0, "weight of the distance to the scores that were noted"),
         Option("beta", 1.0, "weight of the loss of remembered rows"),
         paper="Buzzega et al. 2020; Huber 1964, Robust Estimation of a Location Parameter",
