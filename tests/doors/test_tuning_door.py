@@ -74,6 +74,17 @@ class TestTuning(DoorCase):
         Word("config_space", SPACE | {"memory": "herding"}, "update.memory", "herding"),
         Word("config_space", SPACE | {"width": 4}, "program.arguments",
              {"width": 4, "seed": 0, "data_path": f"{WORKING_DIRECTORY}/data"}),
+        *(
+            Word("config_space", SPACE | {name: value}, f"update.{name}", value)
+            for name, value in {
+                "forgetting_budget": 0.1,
+                "forgetting_budget_each": 0.2,
+                "probe_budget": 0.05,
+                "on_forgetting": "warn",
+                "stability_steps": 5,
+                "drift": "gate",
+            }.items()
+        ),
         Word("updater", "DER", "update.updater"),
         Word("max_epochs", 4, "training.num_train_epochs"),
         Word("metric", "val_accuracy", "callbacks",

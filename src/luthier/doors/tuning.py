@@ -37,6 +37,15 @@ _SETTINGS: dict[str, Any] = {
     "updater": None,
     "early_stopping_enabled": False,
 }
+#: What is watched while a model learns on, and what stops it from being promoted.
+_WATCHED: dict[str, Any] = {
+    "forgetting_budget": None,
+    "forgetting_budget_each": None,
+    "probe_budget": None,
+    "on_forgetting": "stop",
+    "stability_steps": None,
+    "drift": "off",
+}
 _DEVICES = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
 _PRECISIONS = {"32": "fp32", "32-true": "fp32", "bf16": "bf16", "bf16-mixed": "bf16",
                "16": "fp16", "16-mixed": "fp16"}  # fmt: skip
@@ -97,6 +106,7 @@ def tuning_spec(
     problems, given = _without_ranges(config_space)
     problems += [*_elsewhere(backend, rest), *_machine(devices, strategy, task_id)]
     settings = {k: given.pop(k, v) for k, v in _SETTINGS.items()}
+    watched = {k: given.pop(k, v) for k, v in _WATCHED.items()}
     name = settings["updater"] or updater
     options, found = _updater_options(name, given)
     problems += found
@@ -139,6 +149,7 @@ def tuning_spec(
             "memory_batch_size": memory,
             "input_state_url": input_state_url,
             "output_state_url": output_state_url,
+            **watched,
         },
         "training": training,
         "callbacks": callbacks,

@@ -23,6 +23,7 @@ PROGRAM_FUNCTIONS = (
     "test_target_transform",
     "buffer_transform",
     "buffer_target_transform",
+    "probe_data_fn",
 )
 
 MemoryName = Literal["reservoir", "sliding_window", "greedy_balanced", "herding", "infinite"]
@@ -36,6 +37,12 @@ class UpdateSpec(Frozen):
     remembered rows that go along with a step; None: as many as new ones.
     input_state_url: where the update starts from; None starts afresh. output_state_url: where
     its state is committed.
+    forgetting_budget: the most that earlier chunks may lose in this update, their mean, as a share
+    (of a loss: its relative rise); forgetting_budget_each: the most that any of them may.
+    probe_budget: the most that the general probe may lose. on_forgetting: whether a result that
+    lost more is not committed, or only told. stability_steps: score earlier chunks every so many
+    steps; None: at the evaluations that there are. drift: compare the new rows with those before;
+    "gate" ends the run without training where nothing changed.
     """
 
     updater: str | None = None
@@ -45,6 +52,12 @@ class UpdateSpec(Frozen):
     memory_batch_size: int | None = Field(default=None, ge=0)
     input_state_url: str | None = None
     output_state_url: str | None = None
+    forgetting_budget: float | None = Field(default=None, ge=0, le=1)
+    forgetting_budget_each: float | None = Field(default=None, ge=0, le=1)
+    probe_budget: float | None = Field(default=None, ge=0, le=1)
+    on_forgetting: Literal["stop", "warn"] = "stop"
+    stability_steps: int | None = Field(default=None, ge=1)
+    drift: Literal["off", "report", "gate"] = "off"
 
     @model_validator(mode="after")
     def _nothing_without_an_updater(self) -> UpdateSpec:
