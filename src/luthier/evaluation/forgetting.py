@@ -120,7 +120,7 @@ def over_budget(found: Kept, mean: float | None, each: float | None) -> list[str
         said.append(f"earlier chunks lost {found.mean:.1%} on average, {mean:.1%} is allowed")
     if each is not None and found.lost and max(found.lost) > each + SAME:
         worst = int(np.argmax(found.lost))
-        message = f"chunk {worst} lost {found.lost[worst]:.1%}, {each:.1%} is allowed for each"
+        message = f"chunk {worst + 1} lost {found.lost[worst]:.1%}, {each:.1%} is allowed for each"
         said.append(message)
     return said
 

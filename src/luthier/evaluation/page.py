@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.evaluation import curves
 from luthier.evaluation.report import Report
+from luthier.evaluation.retention_page import drawn
 from luthier.evaluation.significance import Comparison, Interval
 
 if TYPE_CHECKING:
@@ -31,11 +32,18 @@ def _template() -> Template:
     return environment.from_string(source)
 
 
+def style() -> str:
+    """The style sheet of every page: light and dark."""
+    return files("luthier.evaluation").joinpath("page.css").read_text(encoding="utf-8")
+
+
 def page(report: Report) -> str:
     """The page as HTML. Texts of the data are escaped."""
     found = report.comparison
     return _template().render(
         report=report,
+        style=style(),
+        update=drawn(report.update) if report.update else None,
         comparison=found,
         mark=_MARK[found.verdict] if found else "",
         sentence=sentence(report),

@@ -45,7 +45,8 @@ class Report:
     ``epoch``, ``step`` and metrics. evaluation: what was measured on, with ``k``,
     ``distance`` and ``notes``. comparison, bm25, examples: None or empty where there was
     nothing to measure on. environment: versions, device, seconds. lineage: the spec's id and
-    where model and data come from.
+    where model and data come from. update: what an update kept of what was learnt before it,
+    as ``metrics()["update"]`` has it; None where nothing was updated.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Report:
     examples: tuple[Example, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
+    update: Mapping[str, Any] | None = None
 
     def metric_name(self, metric: str) -> str:
         """A metric's name for people: ``nDCG@10``."""
