@@ -140,11 +140,12 @@ class Stacked:
         """One item."""
         return _built(self.structure, {name: c[row] for name, c in self.columns.items()})
 
-    def save(self, file: Path) -> None:
-        """Write them; nothing is written for none."""
+    def save(self, folder: Path, name: str) -> None:
+        """Write ``name.safetensors``; nothing is written for none."""
         if not len(self):
             return
         columns = {name: column.contiguous() for name, column in self.columns.items()}
+        file = folder / f"{name}.safetensors"
         save_file(columns, file, {"structure": json.dumps(self.structure)})
 
     @classmethod

@@ -92,8 +92,8 @@ class ProgramJudge:
         name = Path(spec.program.config_file or spec.model.name).stem
         learner = self.setup.learner
         facts = {
-            "new rows": learner.inner.items.new,
-            "remembered rows": learner.inner.items.old,
+            "new rows": learner.inner.new,
+            "remembered rows": learner.inner.old,
             "update": learner.past.updates + 1,
             "updater": spec.update.updater or "FineTuning",
         }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -15,10 +16,10 @@ from luthier.batches.arithmetic import Rows
 from luthier.engine.device import Device
 from luthier.engine.items import Items, Stacked, stacked
 from luthier.engine.program import moved
+from luthier.engine.pupil import RowPupil
 from luthier.errors import CorruptBundle, TrainingError
 from luthier.models.depths import depths_of, layers_of
 from luthier.updaters.classes import features_into, last_linear
-from luthier.updaters.memory import Memory
 from luthier.updaters.updater import Seen, among
 
 #: The weights of a model, in its folder.
@@ -55,6 +56,11 @@ class ProgramModel(nn.Module):
         """What is saved: the tensors of the state dict."""
         return {n: t for n, t in self.module.state_dict().items() if isinstance(t, Tensor)}
 
+    def fits(self, folder: Path) -> bool:
+        """Whether what is saved there has the names of this model's tensors."""
+        with safe_open(folder / WEIGHTS, "pt") as saved:
+            return set(saved.keys()) == set(self.state())
+
     def restore(self, folder: Path) -> None:
         """Read it back. Raises CorruptBundle where it is of another model."""
         saved = load_file(folder / WEIGHTS)
@@ -77,12 +83,8 @@ def called(module: nn.Module, inputs: Any) -> Any:
     return module(inputs)
 
 
-class ProgramLearner:
-    """A module and its loss on items; what the loop trains, and what updaters learn with.
-
-    Attributes of a pupil: updates, new_rows, old_rows, known, and memory; set by whoever knows
-    them.
-    """
+class ProgramLearner(RowPupil):
+    """A module and its loss on items; what the loop trains, and what updaters learn with."""
 
     def __init__(
         self,
@@ -96,9 +98,7 @@ class ProgramLearner:
         self.model: Any = model
         self.items, self.device = items, device
         self.objective: nn.Module = loss if isinstance(loss, nn.Module) else nn.Module()
-        self.updates, self.new_rows, self.old_rows = 0, items.new, 0
-        self.known: Tensor | None = None
-        self.memory: Memory | None = None
+        self.counted(items.old, items.new)
         self._loss, self._features = loss, features
 
     # --- what the loop asks -------------------------------------------------------------------
@@ -152,19 +152,6 @@ class ProgramLearner:
         whole = isinstance(targets, Tensor) and targets.dim() == 1
         return targets if whole and not targets.is_floating_point() else None
 
-    def rows(self, limit: int, at_once: int) -> Iterable[Any]:
-        first = self.items.old
-        places = np.unique(
-            np.linspace(0, self.items.new - 1, min(limit, self.items.new)).astype(np.int64)
-        )
-        for start in range(0, len(places), at_once):
-            yield self.items.batch(first + places[start : start + at_once])
-
-    def remembered(self, at_once: int) -> Iterable[Any]:
-        rows = np.empty(0, dtype=np.int64) if self.memory is None else self.memory.rows
-        for start in range(0, len(rows), at_once):
-            yield self.items.batch(rows[start : start + at_once])
-
     # --- what an update asks ------------------------------------------------------------------
 
     def labels_of(self, rows: Rows) -> Rows | None:
@@ -173,11 +160,6 @@ class ProgramLearner:
         if not all(isinstance(y, int) and not isinstance(y, bool) for y in found):
             return None
         return np.array(found, dtype=np.int64)
-
-    def classes(self) -> list[int]:
-        """The classes of the new rows."""
-        labels = self.labels_of(self.items.old + np.arange(self.items.new, dtype=np.int64))
-        return [] if labels is None else np.unique(labels).tolist()
 
     def features(self, batch: Any) -> Tensor:
         """What goes into the last layer for these rows (n, d)."""

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from luthier.batches.arithmetic import derive
 from luthier.batches.random_plan import RandomPlan
 from luthier.engine.control import Listener
 from luthier.engine.device import Device
 from luthier.engine.items import Items, Stacked, stacked
 from luthier.engine.optim import Optimization, build_optimization, given_optimization
+from luthier.engine.past import FOLDER, Past, read_past, start_of
 from luthier.engine.precision import resolve_precision
 from luthier.engine.program import Program
 from luthier.engine.program_learner import ProgramLearner, ProgramModel
 from luthier.engine.read import Place
 from luthier.engine.resolved import RESOLVED, Resolved
 from luthier.engine.setup import Setup, checkpoints, restore_setup, say_bad, total_steps_of
-from luthier.engine.state import OURS, History, Position, seed_everything
-from luthier.engine.updating import FOLDER, PARENT, Past, UpdatingLearner, read_past
+from luthier.engine.state import (
+    OURS,
+    History,
+    Position,
+    random_states,
+    restore_random_states,
+    seed_everything,
+)
+from luthier.engine.updating import UpdatingLearner
 from luthier.errors import DataError, Problem, SpecError
+from luthier.evaluation.scored_task import TaskEvaluation
 from luthier.registry import find
 from luthier.spec import JobSpec
-from luthier.store.bundle import newest_bundle, open_bundle, sha256_of
+from luthier.store.bundle import newest_bundle, sha256_of
 from luthier.updaters.build import build_memory, build_updater
+from luthier.updaters.merging import Merge, build_merge
+from luthier.updaters.updater import Updater
 
 #: Rows of a batch where nobody said: as Renate has them.
 BATCH = 32
@@ -48,6 +62,11 @@ class ProgramData:
             return Stacked({}, None)
         return stacked(self.validation.raw(np.arange(len(self.validation))), "val_data()")
 
+    def scores(self, found: TaskEvaluation) -> tuple[str, np.ndarray]:
+        """Whether each row is right where there are classes, else its loss."""
+        score = "correct" if "correct" in found.per_row else "loss"
+        return score, found.per_row[score]
+
 
 def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup, ProgramData]:
     """Load the model and its past (or the newest good checkpoint of this run), and build the
@@ -57,7 +76,7 @@ def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup,
     program = _program(spec)
     module = program.data()
     resolved = Resolved(place.folder / RESOLVED)
-    start = _start(spec, place, resolved, tell)
+    start = start_of(spec, place, resolved, tell)
     past = read_past(start / OURS) if start is not None else Past()
     precision = resolve_precision(training, resolved, place.cache, tell)
     device = Device(training.device, precision)
@@ -68,8 +87,7 @@ def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup,
     def load(folder: Path | None) -> ProgramModel:
         model = ProgramModel(program.model())
         source = folder or (None if updater.fresh else start)
-        if source is not None:
-            model.restore(source)
+        _dress(model, source, updater, past.updates)
         return model.to(device.torch)
 
     seed_everything(training.seed)
@@ -96,6 +114,7 @@ def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup,
         validation=data,
         seed=training.seed,
         replayed=replayed,
+        merge=_merge(spec, data),
     )
     learner.lay_out()
     if not len(learner.index):
@@ -107,7 +126,8 @@ def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup,
         key=("program", training.seed, past.updates),
     )
     learner.steps_per_epoch = plan.steps_per_epoch
-    total_steps = total_steps_of(spec, plan)
+    phase_steps = total_steps_of(spec, plan) if updater.trains(past.updates) else 0
+    total_steps = phase_steps * updater.phases
     setup = Setup(
         spec,
         place,
@@ -115,7 +135,7 @@ def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup,
         model,
         learner,
         plan,
-        _optimization(program, spec, model, device, total_steps),
+        _optimization(program, spec, model, device, phase_steps),
         Position(),
         History(),
         total_steps,
@@ -126,9 +146,49 @@ def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup,
         checkpoint=checkpoint,
         update=learner,
     )
+    if updater.phases > 1:
+        learner.phase_steps = phase_steps
+        learner.turn = _turning(setup, inner, updater, copy.deepcopy(setup.optimization.state()))
     if checkpoint is not None:
         restore_setup(setup, checkpoint, tell)
     return setup, data
+
+
+def _dress(model: ProgramModel, source: Path | None, updater: Updater, updates: int) -> None:
+    """Load a model, and attach what its updater puts into it: before, where what was saved has
+    that too, else afterwards."""
+    plain = source is None or model.fits(source)
+    if source is not None and plain:
+        model.restore(source)
+    updater.attach(model, updates)
+    if source is not None and not plain:
+        model.restore(source)
+
+
+def _merge(spec: JobSpec, data: ProgramData) -> Merge | None:
+    merge = build_merge(spec.update.merge, spec.update.merge_options)
+    if merge is not None and merge.scores and data.validation is None:
+        message = f"'{merge.name}' chooses by validation rows, and val_data() gave none"
+        raise SpecError([Problem("merge", message, "give val_data(), or use merge='ema'")])
+    return merge
+
+
+def _turning(
+    setup: Setup, learner: ProgramLearner, updater: Updater, optimization: dict[str, Any]
+) -> Callable[[int], None]:
+    """What begins a phase: new weights, and an optimizer as it was before its first step."""
+    seed, updates = setup.spec.training.seed, learner.updates
+
+    def turn(phase: int) -> None:
+        updater.turned(learner, phase)
+        states = random_states()
+        seed_everything(derive(seed, "phase", updates, phase) % 2**32)
+        fresh = setup.load(None)
+        restore_random_states(states)
+        learner.model.load_state_dict(fresh.state_dict())
+        setup.optimization.restore(optimization)
+
+    return turn
 
 
 def _program(spec: JobSpec) -> Program:
@@ -141,24 +201,6 @@ def _program(spec: JobSpec) -> Program:
                      "submit the job again to run what it says now")]
         )  # fmt: skip
     return Program(file, spec.program.arguments)
-
-
-def _start(spec: JobSpec, place: Place, resolved: Resolved, tell: Listener) -> Path | None:
-    """The folder of the bundle that a run starts from; a later attempt starts from the same."""
-    from luthier.store.states import head, read_state
-
-    given, made = spec.update.input_state_url, spec.update.output_state_url
-    if made is not None:  # what is committed later must follow what is there now
-        resolved.once(PARENT, lambda: head(made))
-    if spec.model.artifact:
-        return open_bundle(place.artifacts(spec.model.artifact)).path
-    if given is None:
-        return None
-    number = resolved.once("input_generation", lambda: read_state(given, place.cache).generation)
-    state = read_state(given, place.cache, generation=number)
-    message = f"{given}: generation {state.generation}"
-    tell("log", {"level": "info", "message": message})
-    return state.bundle.path
 
 
 def _items(program: Program, new: Any, start: Path | None) -> Items:
@@ -174,7 +216,7 @@ def _items(program: Program, new: Any, start: Path | None) -> Items:
 def _needs_classes(updater: str | None, learner: ProgramLearner, program: Program) -> None:
     if updater is None or not find("updater", updater).facts["labels"]:
         return
-    if learner.labels_of(np.array([learner.items.old], dtype=np.int64)) is None:
+    if learner.labels_of(np.array([learner.old], dtype=np.int64)) is None:
         message = f"{updater} is for classes, and the targets of {program.file.name} are none"
         raise SpecError([Problem("updater", message, "targets are whole numbers; or use DER")])
 

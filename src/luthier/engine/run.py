@@ -59,7 +59,7 @@ def run(
                 settings.enter_context(settled(spec.training, resolved, place.cache, tell))
             bundle = _trained(spec, place, tell, control, means)
     if spec.update.output_state_url is not None:  # also where an attempt died just before
-        from luthier.engine.updating import commit
+        from luthier.engine.past import commit
 
         commit(spec.update.output_state_url, bundle, place, tell)
     return Outcome(bundle.path, bundle.meta["metrics"])

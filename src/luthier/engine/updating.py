@@ -1,80 +1,28 @@
-"""One update: a learner that an updater and its memory go along with.
-
-What is kept from one update to the next lies in ``luthier/update`` of the bundle: ``update.json``
-(numbers, names, the history), ``update.safetensors`` (averages, Fisher information, scores that
-were noted), ``memory.safetensors`` and ``validation.safetensors`` (raw items, stacked).
-"""
+"""One update: a learner that an updater and its memory go along with."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from luthier.batches.arithmetic import Rows, derive, permutation
-from luthier.engine.control import Listener
-from luthier.engine.items import Stacked
-from luthier.engine.read import Place
-from luthier.engine.resolved import RESOLVED, Resolved
-from luthier.engine.state import flatten, unflatten
+from luthier.engine.past import FOLDER, Past, Remembered
+from luthier.engine.state import flatten
 from luthier.errors import OutOfMemory
 from luthier.evaluation.retention import retention
-from luthier.store.bundle import Bundle
 from luthier.updaters.memory import Herding, Memory
-from luthier.updaters.updater import Seen, Updater
-
-FOLDER = "update"
-
-#: What a run notes when it begins: the generation that its own will follow.
-PARENT = "output_generation"
+from luthier.updaters.merging import Merge, loaded
+from luthier.updaters.updater import Seen, Updater, Weights
 
 #: Rows that go through the model at once when scores are noted at the end.
 _AT_ONCE = 256
-
-
-@dataclass
-class Past:
-    """What former updates left. seen: rows in all of them. chunks: the update that each
-    remembered validation item came with. history: one entry an update."""
-
-    updates: int = 0
-    seen: int = 0
-    classes: list[int] = field(default_factory=list)
-    chunks: list[int] = field(default_factory=list)
-    updater: str = ""
-    memory: dict[str, Any] | None = None
-    state: list[dict[str, Any]] | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-def read_past(bundle: Path) -> Past:
-    """The past in the folder ``luthier`` of a bundle; nothing where there is none."""
-    folder = bundle / FOLDER
-    if not (folder / "update.json").exists():
-        return Past()
-    saved = json.loads((folder / "update.json").read_text())
-    tensors = load_file(folder / "update.safetensors")
-    parts = unflatten(saved.pop("parts"), tensors)
-    return Past(**saved, memory=parts["memory"], state=parts["state"])
-
-
-def commit(url: str, bundle: Bundle, place: Place, tell: Listener) -> None:
-    """Make a result the next generation of a state. Done again after a crash it changes nothing.
-
-    Raises StateConflict where another update was committed meanwhile.
-    """
-    from luthier.store.states import commit_state
-
-    parent = Resolved(place.folder / RESOLVED).once(PARENT, lambda: 0)
-    generation = commit_state(bundle, url, parent=parent, meta={"spec_id": bundle.meta["spec_id"]})
-    tell("log", {"level": "info", "message": f"{url}: generation {generation} is committed"})
 
 
 class Validation(Protocol):
@@ -83,15 +31,21 @@ class Validation(Protocol):
     @property
     def chunks(self) -> np.ndarray: ...
 
-    def remember(self) -> Stacked:
-        """All of its rows, raw."""
+    def remember(self) -> Remembered:
+        """All of it, raw."""
+
+    def scores(self, found: Any) -> tuple[str, np.ndarray]:
+        """By an evaluation of it the score of each row (n,), and what it is called: "correct",
+        "loss" (less is better), or a metric of which more is better."""
 
 
 class UpdatingLearner:
     """A learner, and an updater that has its say in every step.
 
-    The memory holds rows of ``learner.items``: those that are remembered from former updates
-    come first there, then the new ones. index: the rows that the plan's numbers stand for.
+    The memory holds rows of the learner: ``old`` ones that are remembered from former updates
+    come first there, then the ``new`` ones. index: the rows that the plan's numbers stand for.
+    merge: what is made of the weights at the end. phase_steps: steps of a phase, where there are
+    several; turn: what then gives the learner a new model. merged: what merging found, as JSON.
     """
 
     def __init__(
@@ -105,7 +59,11 @@ class UpdatingLearner:
         validation: Validation,
         seed: int,
         replayed: int,
+        merge: Merge | None = None,
     ) -> None:
+        self.merge, self.merged = merge, dict[str, Any]()
+        self.phase_steps = 0
+        self.turn: Callable[[int], None] | None = None
         self.inner, self.updater, self.memory, self.past = learner, updater, memory, past
         self.name, self.validation, self.seed, self.replayed = name, validation, seed, replayed
         self.steps, self.steps_per_epoch = 0, 0
@@ -113,6 +71,7 @@ class UpdatingLearner:
         self._right = self._counted = 0
         self._pending: dict[str, Any] | None = None
         self._last: tuple[Rows, Seen] | None = None
+        self._drawn: Rows = np.empty(0, dtype=np.int64)
         self.index: Rows = np.empty(0, dtype=np.int64)
         learner.memory, learner.updates, learner.old_rows = memory, past.updates, past.seen
         if past.classes:
@@ -158,8 +117,11 @@ class UpdatingLearner:
             )
         rows, new_rows = batch
         new = self.inner.see(new_rows)
-        loss = self.updater.loss(self.inner, new, self._replay())
+        replayed = self._replay()
+        loss = self.updater.loss(self.inner, new, replayed)
         self.inner.device.backward(loss)
+        if replayed is not None and self.updater.ema_memory_update_gamma < 1:
+            self._smooth(replayed)
         self._count(new)
         self._last = rows, Seen(new.batch, new.scores.detach(), _detached(new.features))
         return loss.item()
@@ -186,7 +148,17 @@ class UpdatingLearner:
             return None
         seen: Seen = self.inner.see(self.inner.fetch(self.memory.rows[slots]))
         kept = {name: self.memory.noted(name, slots) for name in self.memory.kept}
-        return Seen(seen.batch, seen.scores, seen.features, kept)
+        self._drawn = slots
+        return Seen(seen.batch, seen.scores, seen.features, kept, seen.counts)
+
+    def _smooth(self, seen: Seen) -> None:
+        """What was noted of rows moves towards what the model says of them now."""
+        gamma = self.updater.ema_memory_update_gamma
+        now = {"scores": seen.scores} | {f"features.{i}": f for i, f in enumerate(seen.features)}
+        for name in self.memory.kept.keys() & now.keys():
+            noted = seen.kept[name]
+            told = now[name].detach().to(noted)
+            self.memory.note(name, self._drawn, gamma * noted + (1 - gamma) * told)
 
     # --- the five points ----------------------------------------------------------------------
 
@@ -205,45 +177,97 @@ class UpdatingLearner:
 
     def start(self) -> None:
         """Before the first step of an update, or of an attempt at it."""
-        pending = self._pending
+        pending, same = self._pending, self.past.updater == self.name
+        past = self.past.state if same else None  # what another updater left means nothing to it
         if pending is None:
-            self.updater.start(self.inner, self.past.state)
+            self.updater.start(self.inner, past)
+            self._note_what_is_missing()
+            if self.merge is not None:
+                kind, left = self.past.merge.get("kind"), self.past.merge.get("left")
+                weights = self.updater.weights(self.model)
+                self.merge.start(weights, left if kind == self.merge.name else None)
             return
         weights = {n: t.clone() for n, t in self.model.state_dict().items()}
-        self.updater.start(self.inner, self.past.state)
+        self.updater.start(self.inner, past)
         self.model.load_state_dict(weights)  # the checkpoint has what ``start`` did to them
         self.steps, self._offered = pending["steps"], pending["offered"]
         self._right, self._counted = pending["right"], pending["counted"]
         self.memory.restore(pending["memory"])
         self.updater.restore(pending["updater"])
+        if self.merge is not None:
+            self.merge.restore(pending["merge"])
+
+    @property
+    def preliminary(self) -> bool:
+        """Whether what is trained now is not yet the model that the update is for."""
+        return 0 < self.steps <= self.phase_steps * (self.updater.phases - 1)
+
+    def began(self) -> None:
+        """Before a step: between two phases the learner gets a new model."""
+        per = self.phase_steps
+        if self.turn is None or not per or not self.steps or self.steps % per:
+            return
+        if self.steps // per < self.updater.phases:
+            self.turn(self.steps // per)
+            if self.merge is not None:
+                self.merge.start(self.updater.weights(self.model), None)
 
     def stepped(self) -> None:
         """After a step of the optimizer."""
         self.updater.stepped(self.model)
+        if self.merge is not None:
+            epoch_ends = (self.steps + 1) % self.steps_per_epoch == 0
+            if self.merge.every == 1 or (self.merge.every == "epoch" and epoch_ends):
+                self.merge.stepped(self.updater.weights(self.model))
         if self.updater.offers == "online" and self._last and self.steps < self.steps_per_epoch:
             rows, seen = self._last
             self._offer(rows, seen)
         self.steps += 1
         self._last = None
 
-    def end(self, model: nn.Module) -> bool:
-        """After the last step, with the model that is kept. Returns whether it is as it was."""
+    def end(self, model: nn.Module, measure: Callable[[Any], Any] = lambda _: None) -> bool:
+        """After the last step, with the model that is kept. Returns whether it is as it was.
+
+        measure: evaluates a model on the validation rows of all updates so far.
+        """
         self.inner.model = model
         self.inner.mode(training=False)
+        self.updater.detach(model)
+        if self.merge is not None:
+            self._merge(self.merge, model, measure)
         if self.updater.offers == "end" or self._offered < self.inner.new_rows:
             self._offer(self._all_new()[self._offered :])
         if isinstance(self.memory, Herding):
             self._herd()
+        if self.updater.renotes:
+            self._note_slots(np.arange(len(self.memory), dtype=np.int64))
         self.updater.end(self.inner)
-        return not any(part.changes_model for part in self.updater.parts)
+        return self.merge is None and not any(part.changes_model for part in self.updater.parts)
+
+    def _merge(self, merge: Merge, model: nn.Module, measure: Callable[[Any], Any]) -> None:
+        known = {"score": ""}
+
+        def put(weights: Weights) -> None:
+            loaded(model.state_dict().items(), weights)
+
+        def score(weights: Weights) -> float:
+            put(weights)
+            known["score"], rows = self.validation.scores(measure(model))
+            return float(rows.mean()) * (-1 if known["score"] == "loss" else 1)
+
+        weights, table = merge.end(self.updater.weights(model), score)
+        put(weights)
+        sign = -1 if known["score"] == "loss" else 1
+        rows = [row | ({"score": sign * row["score"]} if "score" in row else {}) for row in table]
+        self.merged = {"kind": merge.name, "score": known["score"], "table": rows}
 
     def _new(self) -> Rows:
-        first: int = self.inner.items.old
-        return first + np.arange(self.inner.items.new, dtype=np.int64)
+        first: int = self.inner.old
+        return first + np.arange(self.inner.new, dtype=np.int64)
 
     def _all_new(self) -> Rows:
-        first: int = self.inner.items.old
-        order = permutation(derive(self.seed, "offer", self.past.updates), self.inner.items.new)
+        first: int = self.inner.old
+        order = permutation(derive(self.seed, "offer", self.past.updates), self.inner.new)
         return first + order.astype(np.int64)
 
     def _offer(self, rows: Rows, seen: Seen | None = None) -> None:
@@ -258,10 +282,23 @@ class UpdatingLearner:
             index = torch.from_numpy(places)
             self._note(slots, Seen(None, seen.scores[index], _part(seen.features, index)))
             return
+        self._note_slots(slots)
+
+    def _note_slots(self, slots: Rows) -> None:
         with torch.no_grad():
             for start in range(0, len(slots), _AT_ONCE):
                 part = slots[start : start + _AT_ONCE]
                 self._note(part, self.inner.see(self.inner.fetch(self.memory.rows[part])))
+
+    def _note_what_is_missing(self) -> None:
+        """Of rows that were admitted by an updater that noted less, or nothing: what the model
+        says of them before it learns on. What this updater does not keep up to date is dropped."""
+        wanted = self.updater.notes
+        kept = {n: v for n, v in self.memory.kept.items() if n.partition(".")[0] in wanted}
+        self.memory.kept, held = kept, {n.partition(".")[0] for n in kept}
+        if len(self.memory) and wanted - held:
+            self.inner.mode(training=False)
+            self._note_slots(np.arange(len(self.memory), dtype=np.int64))
 
     def _note(self, slots: Rows, seen: Seen) -> None:
         if "scores" in self.updater.notes:
@@ -271,7 +308,7 @@ class UpdatingLearner:
                 self.memory.note(f"features.{i}", slots, layer)
 
     def _herd(self) -> None:
-        rows = np.concatenate([np.sort(self.memory.rows[self.memory.rows < self.inner.items.old]),
+        rows = np.concatenate([np.sort(self.memory.rows[self.memory.rows < self.inner.old]),
                                self._new()])  # fmt: skip
         labels = self.inner.labels_of(rows)
         with torch.no_grad():
@@ -287,9 +324,8 @@ class UpdatingLearner:
         chunks, history = self.validation.chunks, self.past.history
         if before is None or after is None:
             return retention(None, None, chunks, history).to_dict()
-        score = "correct" if "correct" in after.per_row else "loss"
-        found = retention(before.per_row[score], after.per_row[score], chunks, history, score)
-        return found.to_dict()
+        (score, now), (_, then) = self.validation.scores(after), self.validation.scores(before)
+        return retention(then, now, chunks, history, score).to_dict()
 
     # --- crash and future ---------------------------------------------------------------------
 
@@ -302,6 +338,7 @@ class UpdatingLearner:
             "counted": self._counted,
             "memory": self.memory.state(),
             "updater": self.updater.state(),
+            "merge": self.merge.state() if self.merge is not None else {},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -319,19 +356,21 @@ class UpdatingLearner:
         memory = self.memory.state()
         memory["rows"] = torch.arange(len(self.memory))
         tensors: dict[str, Tensor] = {}
-        parts = {"memory": memory, "state": self.updater.hand_on()}
+        parts = {"memory": memory, "state": self.updater.hand_on(), "merge": {}}
+        if self.merge is not None:
+            parts["merge"] = {"kind": self.merge.name, "left": self.merge.hand_on()}
         known = set(self.past.classes) | set(self.inner.classes())
         saved = {
             "updates": self.past.updates + 1,
-            "seen": self.past.seen + self.inner.items.new,
+            "seen": self.past.seen + self.inner.new,
             "classes": sorted(known),
             "chunks": self.validation.chunks.tolist(),
             "updater": self.name,
             "history": [*self.past.history, entry],
             "parts": flatten(parts, tensors, "update"),
         }
-        remembered.save(place / "memory.safetensors")
-        self.validation.remember().save(place / "validation.safetensors")
+        remembered.save(place, "memory")
+        self.validation.remember().save(place, "validation")
         save_file(tensors, place / "update.safetensors")
         (place / "update.json").write_text(json.dumps(saved))
 
