@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
+from luthier.cli.bench_continual import continual
 from luthier.cli.output import Json, note, print_json, print_table
 from luthier.errors import LuthierError, NotFound, Problem, SpecError
 
@@ -17,10 +19,22 @@ if TYPE_CHECKING:
     from luthier.benchmark.cases import Case
     from luthier.benchmark.work import Settings
 
-app = typer.Typer(rich_markup_mode=None)
+
+class _Bench(TyperGroup):
+    """``luthier bench [CASE]…`` means ``luthier bench peers [CASE]…``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        asks = "--help" in args[:1]
+        if not asks and (not args or args[0] not in self.commands):
+            args = ["peers", *args]
+        return super().parse_args(ctx, args)
 
 
-@app.command("bench")
+app = typer.Typer(rich_markup_mode=None, cls=_Bench)
+app.command("continual")(continual)
+
+
+@app.command("peers")
 def bench(
     cases: Annotated[
         list[str] | None, typer.Argument(metavar="[CASE]…", help="All when none is given.")

@@ -30,7 +30,7 @@ VERBS = {
     "tune": ("tune", "Update a model with new data, without forgetting the old."),
     "drift": ("drift", "Has the data changed? Skip, update or retrain."),
     "worker": ("worker", "Execute runs until stopped."),
-    "bench": ("bench", "luthier beside sentence-transformers' trainer, on this machine."),
+    "bench": ("bench", "luthier beside its peers; updaters beside one another."),
     "env": ("env", "What luthier finds on this machine."),
 }
 

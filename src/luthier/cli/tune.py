@@ -137,3 +137,9 @@ def _show(update: dict[str, Any]) -> None:
     )
     said = {"mean": update["average"], "forgotten": update["forgetting"]}
     print(", ".join(f"{k} {v:.3f}" for k, v in said.items() if v is not None))
+    if update.get("verdict"):
+        print(f"{update['verdict']}: {update['reason']}")
+    for reason in update.get("reasons") or ():
+        note(reason)
+    if not update.get("promoted", True):
+        note("not promoted: the state is what it was")

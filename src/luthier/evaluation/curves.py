@@ -31,12 +31,15 @@ def series(points: Points, label: str, x_label: str) -> str:
     return _chart([("line", kept)], label, x_label, dots=True)
 
 
-def interval_bars(rows: Sequence[tuple[str, str, float, float, float]], label: str) -> str:
-    """Values with their intervals, one below the other: (name, class, value, low, high)."""
+def interval_bars(
+    rows: Sequence[tuple[str, str, float, float, float]], label: str, *, left: int = 78
+) -> str:
+    """Values with their intervals, one below the other: (name, class, value, low, high). left:
+    the room for the names."""
     low, high = min(r[3] for r in rows), max(r[4] for r in rows)
     ticks = _ticks(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
-    left, step = 78, 30
+    step = 30
     height = step * len(rows) + 34
 
     def x(value: float) -> float:
