@@ -77,6 +77,7 @@ class TestTuning(DoorCase):
         *(
             Word("config_space", SPACE | {name: value}, f"update.{name}", value)
             for name, value in {
+                "merge": "ties",
                 "forgetting_budget": 0.1,
                 "forgetting_budget_each": 0.2,
                 "probe_budget": 0.05,
@@ -85,6 +86,8 @@ class TestTuning(DoorCase):
                 "drift": "gate",
             }.items()
         ),
+        Word("config_space", SPACE | {"merge": "ties", "merge_options": {"density": 0.5}},
+             "update.merge_options", {"density": 0.5}),
         Word("updater", "DER", "update.updater"),
         Word("max_epochs", 4, "training.num_train_epochs"),
         Word("metric", "val_accuracy", "callbacks",

@@ -65,7 +65,9 @@ def model_fn(model_state_url=None, width: int = 12):
         torch.nn.Linear(3, width), torch.nn.Tanh(), torch.nn.Dropout(0.1), torch.nn.Linear(width, 4)
     )
 '''
-UPDATERS = [card.name for card in cards("updater")]
+#: These train the prompts of a transformer: see test_prompted.py.
+PROMPTED = ("L2P", "S-Prompt")
+UPDATERS = [card.name for card in cards("updater") if card.name not in PROMPTED]
 
 
 @pytest.fixture
@@ -132,6 +134,8 @@ def test_an_update_that_was_interrupted_is_the_uninterrupted_one(updater, job, t
         whole = trained(spec, f"whole-{chunk}")
         other = job(chunk, updater, start=start, state=tmp_path / f"other-{chunk}")
         for stop in (2, whole.metrics["steps"] // 2 - 1):  # within an epoch, and after one
+            if not whole.metrics["steps"]:  # the head is set, nothing is trained
+                break
             with pytest.raises(Interrupted):
                 trained(other, f"parts-{chunk}", stop=stop)
         parts = trained(other, f"parts-{chunk}")

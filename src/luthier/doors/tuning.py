@@ -46,6 +46,8 @@ _WATCHED: dict[str, Any] = {
     "stability_steps": None,
     "drift": "off",
 }
+#: What is made of the weights at the end.
+_MERGED: dict[str, Any] = {"merge": "none", "merge_options": {}}
 _DEVICES = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
 _PRECISIONS = {"32": "fp32", "32-true": "fp32", "bf16": "bf16", "bf16-mixed": "bf16",
                "16": "fp16", "16-mixed": "fp16"}  # fmt: skip
@@ -106,7 +108,7 @@ def tuning_spec(
     problems, given = _without_ranges(config_space)
     problems += [*_elsewhere(backend, rest), *_machine(devices, strategy, task_id)]
     settings = {k: given.pop(k, v) for k, v in _SETTINGS.items()}
-    watched = {k: given.pop(k, v) for k, v in _WATCHED.items()}
+    watched = {k: given.pop(k, v) for k, v in (_WATCHED | _MERGED).items()}
     name = settings["updater"] or updater
     options, found = _updater_options(name, given)
     problems += found

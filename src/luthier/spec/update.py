@@ -43,6 +43,9 @@ class UpdateSpec(Frozen):
     lost more is not committed, or only told. stability_steps: score earlier chunks every so many
     steps; None: at the evaluations that there are. drift: compare the new rows with those before;
     "gate" ends the run without training where nothing changed.
+    merge: what is made of the weights once they are trained: the best mix with those of before
+    ("wise-ft"), their average over the steps ("ema") or over epochs ("soup"), or the task vectors
+    of all updates ("ties"). merge_options: by name; see ``luthier.updaters.merging``.
     """
 
     updater: str | None = None
@@ -58,6 +61,8 @@ class UpdateSpec(Frozen):
     on_forgetting: Literal["stop", "warn"] = "stop"
     stability_steps: int | None = Field(default=None, ge=1)
     drift: Literal["off", "report", "gate"] = "off"
+    merge: Literal["none", "wise-ft", "ema", "soup", "ties"] = "none"
+    merge_options: Options = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _nothing_without_an_updater(self) -> UpdateSpec:

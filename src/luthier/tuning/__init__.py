@@ -19,6 +19,8 @@ _HOME = {
             "DigitsDataModule"
         ),
         "luthier.tuning.modules": "Module RenateModule RenateWrapper MultiLayerPerceptron",
+        "luthier.updaters.prompted": "LearningToPromptTransformer SPromptTransformer",
+        "luthier.updaters.projected": "RandomProjectionHead",
         "luthier.tuning.scenarios": (
             "Scenario ClassIncrementalScenario TransformScenario ImageRotationScenario "
             "PermutationScenario IIDScenario FeatureSortingScenario HueShiftScenario "

@@ -73,8 +73,8 @@ def _grid(start: float, end: float, step: float) -> list[float]:
 
 
 #: What each updater's space has besides ``_LEARNER``. ER, DER, Super-ER, Offline-ER and RD are as
-#: Renate published them, without ``ema_memory_update_gamma``, which no updater here has. The others
-#: keep those ranges of memory and optimizer, and search around the values of their papers.
+#: Renate published them; ``ema_memory_update_gamma`` is only with those that note something. The
+#: others keep those ranges of memory and optimizer, and search around the values of their papers.
 _OWN: dict[str, dict[str, Any]] = {
     "FineTuning": {},
     "ER": {**_REPLAY, "alpha": 0.5, "loss_normalization": False, "loss_weight": 0.5},
@@ -103,6 +103,7 @@ _OWN: dict[str, dict[str, Any]] = {
         "cls_stable_model_update_probability": uniform(0.01, 0.49),
         "cls_plastic_model_update_probability": uniform(0.5, 1.0),
         "loss_normalization": True,
+        "ema_memory_update_gamma": uniform(0.95, 1.0),
     },
     "Offline-ER": {**_REPLAY, "loss_weight_new_data": choice([0.25, 0.5, 0.75])},
     "RD": _REPLAY,
@@ -112,6 +113,16 @@ _OWN: dict[str, dict[str, Any]] = {
     "LwF": _SOFTENED,
     "L2-SP": {"alpha": loguniform(1e-4, 1.0)},
     "iCaRL": {**_MEMORY, **_SOFTENED},
+    "NCM": {},
+    "RanPAC": {"projected": ordinal([0, 500, 2000, 10000])},
+    "LoRA": {
+        "lora_r": ordinal([4, 8, 16]),
+        "lora_alpha": 16.0,
+        "lora_dropout": choice([0.0, 0.1]),
+        "orthogonality": choice([0.0, 0.5]),
+    },
+    "L2P": {"pull": choice([0.1, 0.5, 1.0])},
+    "S-Prompt": {},
 }
 
 

@@ -7,11 +7,15 @@ from typing import Any
 
 from luthier.registry import find
 from luthier.updaters.averages import Complementary
-from luthier.updaters.classes import NearestMean
+from luthier.updaters.classes import NearestMean, RunningMeans
 from luthier.updaters.distill import Previous
 from luthier.updaters.elastic import Elastic
+from luthier.updaters.expert import Distilled, Expert
+from luthier.updaters.lowrank import LowRank
 from luthier.updaters.memory import MEMORIES, Memory
 from luthier.updaters.pooled import PooledOutputs
+from luthier.updaters.projected import RandomProjection
+from luthier.updaters.prompts import Domains, Pull
 from luthier.updaters.replay import Dark, Replay
 from luthier.updaters.updater import Pupil, Updater
 from luthier.updaters.weights import Anchor, ShrinkAndPerturb
@@ -23,7 +27,7 @@ def build_updater(name: str, options: Mapping[str, Any], seed: int) -> Updater:
     known = {option.name: option.default for option in card.options}
     updater: Updater = card.load()(**known | dict(options))
     for part in updater.parts:
-        if isinstance(part, Complementary):
+        if hasattr(part, "seed"):
             part.seed = seed
     return updater
 
@@ -141,3 +145,29 @@ def anchored(alpha: float) -> Updater:
 def nearest_exemplars(alpha: float, temperature: float) -> Updater:
     parts = (Previous(alpha, temperature), NearestMean())
     return Updater(parts, learns="both", offers="end", loss_normalization=False)
+
+
+def repeated_distillation() -> Updater:
+    return Distilled([Expert()], offers="end", fresh=True, phases=2, renotes=True)
+
+
+def nearest_mean(tune_first: bool) -> Updater:
+    return Updater([RunningMeans()], tunes="first" if tune_first else "never")
+
+
+def random_projection(projected: int, ridge: float | None, tune_first: bool) -> Updater:
+    part = RandomProjection(projected, ridge, tune_first)
+    return Updater([part], tunes="first" if tune_first else "never")
+
+
+def low_rank(lora_r: int, lora_alpha: float, lora_dropout: float, orthogonality: float) -> Updater:
+    part = LowRank(lora_r, lora_alpha, lora_dropout, orthogonality)
+    return Updater([part], loss_normalization=False)
+
+
+def learning_to_prompt(pull: float, asymmetric: bool) -> Updater:
+    return Updater([Pull(pull)], loss_normalization=False, own_classes=asymmetric)
+
+
+def domain_prompts() -> Updater:
+    return Updater([Domains()])

@@ -4,6 +4,9 @@ Facts of an updater's card:
 
     memory   the policy by which rows are remembered, where none is asked for; None: it needs none
     labels   whether it is for rows with classes only
+    fresh    whether each update trains a new model
+    program  whether it is for models of configuration files only: it changes what they are made
+             of, or trains nothing but their head
 """
 
 from __future__ import annotations
@@ -18,6 +21,12 @@ _SHARED = (
     Option("offers", "end", 'when new rows are offered to the memory: "online" or "end"'),
     Option("asymmetric", False, "new rows choose among their own classes only (ER-ACE)"),
 )
+#: Of those whose memory notes what the model said.
+_NOTED = (
+    *_SHARED,
+    Option("ema_memory_update_gamma", 1.0, "what is kept of a note each time its row goes along"),
+)
+_TUNE_FIRST = Option("tune_first", True, "train the features in the first update, then no more")
 _AVERAGES = (
     Option("stable_model_update_weight", 0.999, "the most that the stable copy keeps of itself"),
     Option("plastic_model_update_weight", 0.999, "the same of the plastic copy"),
@@ -37,16 +46,20 @@ def _card(
     *options: Option,
     paper: str = "",
     memory: str | None = "reservoir",
-    shared: bool = True,
+    shared: bool | tuple[Option, ...] = True,
     labels: bool = False,
+    fresh: bool = False,
+    program: bool = False,
 ) -> Card:
-    facts: dict[str, Any] = {"memory": memory, "labels": labels}
+    facts: dict[str, Any] = {"memory": memory, "labels": labels, "fresh": fresh}
+    facts["program"] = program
+    more = _SHARED if shared is True else shared or ()
     return Card(
         "updater",
         name,
         f"luthier.updaters.build:{target}",
         summary,
-        options=(*options, *(_SHARED if shared else ())),
+        options=(*options, *more),
         paper=paper,
         facts=facts,
     )
@@ -89,6 +102,7 @@ CARDS: tuple[Card, ...] = (
         Option("alpha", 1.0, "weight of the distance to the scores that were noted"),
         Option("beta", 1.0, "weight of the loss of remembered rows; 0 is the plain DER"),
         Option("distance", "mse", '"mse", or "huber", whose pull is bounded'),
+        shared=_NOTED,
         paper="Buzzega et al. 2020, Dark Experience for General Continual Learning",
     ),
     _card(
@@ -97,6 +111,7 @@ CARDS: tuple[Card, ...] = (
         "DER by the Huber distance, on as many rows of each class",
         Option("alpha", 2.0, "weight of the distance to the scores that were noted"),
         Option("beta", 1.0, "weight of the loss of remembered rows"),
+        shared=_NOTED,
         paper="Buzzega et al. 2020; Huber 1964, Robust Estimation of a Location Parameter",
         memory="greedy_balanced",
     ),
@@ -106,6 +121,7 @@ CARDS: tuple[Card, ...] = (
         "pooled features of inner layers stay what they were",
         Option("alpha", 1.0, "weight of the distance between pooled features"),
         *_POOLED,
+        shared=_NOTED,
         paper="Douillard et al. 2020, PODNet",
     ),
     _card(
@@ -129,6 +145,7 @@ CARDS: tuple[Card, ...] = (
         *_prefixed("cls", _AVERAGES),
         Option("pod_alpha", 1.0, "weight of the distance between pooled features"),
         *_prefixed("pod", _POOLED),
+        shared=_NOTED,
         paper="Renate's combination of the four",
     ),
     _card(
@@ -146,6 +163,7 @@ CARDS: tuple[Card, ...] = (
         memory="greedy_balanced",
         shared=False,
         labels=True,
+        fresh=True,
     ),
     _card(
         "Joint",
@@ -153,6 +171,7 @@ CARDS: tuple[Card, ...] = (
         "a new model, trained on all rows there ever were: the bound for all others",
         memory="infinite",
         shared=False,
+        fresh=True,
     ),
     _card(
         "EWC",
@@ -193,5 +212,71 @@ CARDS: tuple[Card, ...] = (
         memory="herding",
         shared=False,
         labels=True,
+    ),
+    _card(
+        "RD",
+        "repeated_distillation",
+        "an expert learns the new rows; a new model learns from it and from what was noted",
+        paper="Zhang et al. 2020, Class-incremental Learning via Deep Model Consolidation",
+        shared=False,
+        fresh=True,
+        program=True,
+    ),
+    _card(
+        "NCM",
+        "nearest_mean",
+        "the last layer is the nearest mean of each class, of all rows there ever were",
+        _TUNE_FIRST,
+        paper="Mensink et al. 2013, Distance-Based Image Classification",
+        memory=None,
+        shared=False,
+        labels=True,
+        program=True,
+    ),
+    _card(
+        "RanPAC",
+        "random_projection",
+        "the last layer is a ridge regression on random projections of the features",
+        Option("projected", 2000, "how many projections; 0 takes the features themselves"),
+        Option("ridge", None, "strength of the ridge; None: the best on a fifth of the new rows"),
+        _TUNE_FIRST,
+        paper="McDonnell et al. 2023, RanPAC",
+        memory=None,
+        shared=False,
+        labels=True,
+        program=True,
+    ),
+    _card(
+        "LoRA",
+        "low_rank",
+        "low-rank adapters for the time of the update, then merged into the weights",
+        Option("lora_r", 8, "rank"),
+        Option("lora_alpha", 16.0, "the product is added alpha / r times"),
+        Option("lora_dropout", 0.0, "dropout before the adapters"),
+        Option("orthogonality", 0.0, "keeps A orthogonal to those of former updates (O-LoRA)"),
+        paper="Hu et al. 2021, LoRA; Wang et al. 2023, O-LoRA",
+        memory=None,
+        shared=False,
+        program=True,
+    ),
+    _card(
+        "L2P",
+        "learning_to_prompt",
+        "a pool of prompts in front of a frozen transformer, chosen row by row",
+        Option("pull", 0.5, "weight of the distance between queries and the keys they choose"),
+        Option("asymmetric", True, "new rows choose among their own classes only"),
+        paper="Wang et al. 2022, Learning to Prompt for Continual Learning",
+        memory=None,
+        shared=False,
+        program=True,
+    ),
+    _card(
+        "S-Prompt",
+        "domain_prompts",
+        "prompts and a head for each update, in front of a frozen transformer",
+        paper="Wang et al. 2022, S-Prompts Learning with Pre-trained Transformers",
+        memory=None,
+        shared=False,
+        program=True,
     ),
 )

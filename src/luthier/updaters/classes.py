@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -50,6 +50,47 @@ class NearestMean(Part):
         return {"trained": self._trained}
 
 
+@dataclass
+class RunningMeans(Part):
+    """The last linear layer becomes the nearest mean of all rows there ever were; none is kept.
+
+    Row c of its weight is the normed sum of the normed features of class c over all updates, its
+    bias 0; the bias of classes without rows is -1. Features must stay what they are: only the
+    first update may train them.
+
+    Paper: Mensink et al. 2013, Distance-Based Image Classification, section 3.2 (NCM).
+    """
+
+    changes_model: ClassVar[bool] = True
+    _sums: Tensor | None = field(default=None, init=False)
+    _counts: Tensor | None = field(default=None, init=False)
+
+    def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
+        self._sums, self._counts = (past["sums"], past["counts"]) if past else (None, None)
+
+    @torch.no_grad()
+    def end(self, pupil: Pupil) -> None:
+        head = last_linear(pupil.model)
+        sums = torch.zeros_like(head.weight) if self._sums is None else self._sums.to(head.weight)
+        counts = sums.new_zeros(len(sums)) if self._counts is None else self._counts.to(sums)
+        for features, labels in new_features_of(pupil, head):
+            sums = sums.index_add(0, labels, F.normalize(features, dim=1).to(sums))
+            counts = counts.index_add(0, labels, torch.ones_like(labels, dtype=counts.dtype))
+        head.weight.copy_(F.normalize(sums, dim=1))
+        if head.bias is not None:
+            head.bias.copy_(torch.where(counts > 0, 0.0, -1.0))
+        self._sums, self._counts = sums, counts
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": self._sums, "counts": self._counts}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._sums, self._counts = state["sums"], state["counts"]
+
+    def hand_on(self) -> dict[str, Any]:
+        return self.state()
+
+
 def last_linear(model: nn.Module) -> nn.Linear:
     """The last linear layer of a model. Raises ValueError where there is none."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -58,9 +99,20 @@ def last_linear(model: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
-def features_of(pupil: Pupil, head: nn.Linear) -> Iterator[tuple[Tensor, Tensor]]:
+def features_of(pupil: Pupil, head: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     """What goes into the last layer for the remembered rows, and their classes."""
-    for batch in pupil.remembered(at_once=256):
+    return _features_of(pupil, head, pupil.remembered(at_once=256))
+
+
+def new_features_of(pupil: Pupil, head: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same for all new rows."""
+    return _features_of(pupil, head, pupil.rows(pupil.new_rows, at_once=256))
+
+
+def _features_of(
+    pupil: Pupil, head: nn.Module, batches: Iterable[Any]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for batch in batches:
         with features_into(head) as caught:
             seen = pupil.see(batch)
         labels = pupil.labels(seen)

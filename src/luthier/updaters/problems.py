@@ -7,13 +7,15 @@ from typing import Any
 from luthier.errors import NotFound, Problem
 from luthier.registry import Card, find
 from luthier.spec import AdapterSpec, JobSpec, ObjectiveSpec, ProcessingSpec, UpdateSpec
+from luthier.updaters.merge_words import merge_problems
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "offers": ("online", "end"),
     "distance": ("mse", "huber"),
     "distillation_type": ("spatial", "pixel", "channel", "width", "height", "gap"),
 }
-_SHARES = ("probability", "update_weight", "shrink_factor", "weight_new_data")
+_SHARES = ("probability", "update_weight", "shrink_factor", "weight_new_data", "gamma", "dropout")
+_POSITIVE = ("temperature", "loss_weight_new_data", "lora_r", "lora_alpha", "ridge")
 
 
 def problems(spec: JobSpec) -> list[Problem]:
@@ -29,7 +31,22 @@ def problems(spec: JobSpec) -> list[Problem]:
     except NotFound as error:
         return [Problem("updater", error.message, error.hint)]
     unknown = card.unknown_options(update.updater_options, "updater_options")
-    return [*unknown, *_values(card, update), *_memory(card, update)]
+    merge = merge_problems(update, card)
+    if spec.task != "program":
+        merge += _program_only(card, update)
+    return [*unknown, *_values(card, update), *_memory(card, update), *merge]
+
+
+def _program_only(card: Card, update: UpdateSpec) -> list[Problem]:
+    """What is for the models of configuration files."""
+    found = []
+    if card.facts.get("program"):
+        message = f"{card.name} is for the models of configuration files"
+        found.append(Problem("updater", message, "use DER, ER or another updater"))
+    if update.merge != "none":
+        message = "weights are merged for the models of configuration files only"
+        found.append(Problem("merge", message, "leave it out"))
+    return found
 
 
 def program_problems(spec: JobSpec) -> list[Problem]:
@@ -71,7 +88,7 @@ def _wrong(name: str, value: Any, default: Any) -> str | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "is a number"
-    if name == "temperature" or name.endswith("weight_new_data"):
+    if name in _POSITIVE:
         if value <= 0:
             return "is more than 0"
     elif value < 0:

@@ -1,10 +1,13 @@
-"""What an updater is: parts that have their say at five points while a model learns new rows.
+"""What an updater is: parts that have their say while a model learns new rows.
 
+    attach    before there is an optimizer: what is put into the model, what does not train
     start     before the first step: copies of the model, projections, what was forgotten to ask
     extend    which rows of the memory go along with a batch of new ones
     terms     what is added to the loss of the new rows, each with its weight
     stepped   after each step of the optimizer: averages, shrinking
-    end       after the last step
+    turned    between the phases of an update that has several
+    detach    after the last step: what was put into the model becomes plain weights
+    end       after that, and after the memory was offered the new rows
 
 An updater knows no optimizer, no data and no task. What it learns with is a ``Pupil``, whose
 scores are the logits of a classifier or the vectors of an encoder alike.
@@ -28,6 +31,10 @@ Offers = Literal["online", "start", "end"]
 #: What is trained on: the new rows (with rows of the memory beside), the memory alone, or both
 #: as if they were one set.
 Learns = Literal["new", "memory", "both"]
+#: Whether each update trains weights, or only the first, so that features stay what they are.
+Tunes = Literal["always", "first", "never"]
+#: Weights by the names of a state dict.
+Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Seen:
     scores: Tensor
     features: tuple[Tensor, ...] = ()
     kept: dict[str, Tensor] = field(default_factory=dict)
+    counts: Tensor | None = None
 
 
 class Pupil(Protocol):
@@ -92,11 +100,23 @@ class Part:
     """One idea. Subclasses override the points they need.
 
     notes: what the memory must keep beside a row for ``terms``: "scores", "features".
-    changes_model: whether ``end`` changes the weights.
+    changes_model: whether ``detach`` or ``end`` changes the weights.
     """
 
     notes: ClassVar[tuple[str, ...]] = ()
     changes_model: ClassVar[bool] = False
+
+    def attach(self, model: nn.Module, updates: int) -> None:
+        """Before the optimizer is built, and again for each model that a checkpoint is loaded
+        into: what is put into the model, and what does not train. updates: how many came before.
+        Draws from generators of its own."""
+
+    def detach(self, model: nn.Module) -> None:
+        """The inverse of ``attach`` once the model is trained: plain weights that say the same."""
+
+    def plain(self, model: nn.Module, weights: Weights) -> Weights:
+        """The weights that ``detach`` would leave, of an attached model and its own weights."""
+        return weights
 
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
         """Before the first step, and once more when an attempt goes on from a checkpoint: what
@@ -109,6 +129,9 @@ class Part:
 
     def stepped(self, model: nn.Module) -> None:
         """After the optimizer has stepped."""
+
+    def turned(self, pupil: Pupil, phase: int) -> None:
+        """A phase (from 1) begins: the pupil's model is still what the one before made of it."""
 
     def end(self, pupil: Pupil) -> None:
         """After the last step."""
@@ -149,7 +172,11 @@ class Updater:
     loss of new rows chooses among the classes of their own batch only (ER-ACE, Caccia et al.
     2022, New Insights on Reducing Abrupt Representation Change, equation 3), so that what is
     new does not push away what is old. It needs rows of the update in the memory while it goes
-    on (``offers="online"``): nothing else tells new classes from old ones.
+    on (``offers="online"``): nothing else tells new classes from old ones. own_classes: it does
+    so without a memory as well. ema_memory_update_gamma: each time a remembered row goes along,
+    what was noted of it becomes gamma · noted + (1 - gamma) · now. tunes: see above. phases: how
+    often the steps of an update are gone through, each time with a new model. renotes: all
+    remembered rows are noted anew at the end, not only those that were admitted.
     """
 
     parts: Sequence[Part] = ()
@@ -159,11 +186,39 @@ class Updater:
     loss_weight: float = 1.0
     loss_normalization: bool = True
     asymmetric: bool = False
+    own_classes: bool = False
+    ema_memory_update_gamma: float = 1.0
+    tunes: Tunes = "always"
+    phases: int = 1
+    renotes: bool = False
 
     @property
     def notes(self) -> frozenset[str]:
         """What the memory keeps beside rows."""
         return frozenset(note for part in self.parts for note in part.notes)
+
+    def trains(self, updates: int) -> bool:
+        """Whether an update after so many others trains weights."""
+        return self.tunes == "always" or (self.tunes == "first" and not updates)
+
+    def attach(self, model: nn.Module, updates: int) -> None:
+        for part in self.parts:
+            part.attach(model, updates)
+
+    def detach(self, model: nn.Module) -> None:
+        for part in reversed(self.parts):
+            part.detach(model)
+
+    def weights(self, model: nn.Module) -> Weights:
+        """Copies of the floating tensors of a state dict, as ``detach`` would leave them."""
+        found = {
+            name: tensor.detach().clone()
+            for name, tensor in model.state_dict().items()
+            if isinstance(tensor, Tensor) and tensor.is_floating_point()
+        }
+        for part in reversed(self.parts):
+            found = part.plain(model, found)
+        return found
 
     def start(self, pupil: Pupil, past: list[dict[str, Any]] | None = None) -> None:
         for part, before in zip_longest(self.parts, past or ()):
@@ -176,7 +231,7 @@ class Updater:
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> list[Term]:
         """All summands, the loss of the new rows first."""
         allowed = None
-        if self.asymmetric and replayed is not None:
+        if self.own_classes or (self.asymmetric and replayed is not None):
             labels = pupil.labels(new)
             allowed = None if labels is None else torch.unique(labels)
         found = [Term("loss", self.loss_weight, pupil.losses(new, allowed).mean())]
@@ -194,6 +249,10 @@ class Updater:
     def stepped(self, model: nn.Module) -> None:
         for part in self.parts:
             part.stepped(model)
+
+    def turned(self, pupil: Pupil, phase: int) -> None:
+        for part in self.parts:
+            part.turned(pupil, phase)
 
     def end(self, pupil: Pupil) -> None:
         for part in self.parts:

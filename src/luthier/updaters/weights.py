@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from luthier.batches.arithmetic import derive
 from luthier.updaters.updater import Part, Pupil, Seen, Term
 
 
@@ -22,11 +23,15 @@ class ShrinkAndPerturb(Part):
 
     shrink_factor: float = 0.95
     sigma: float = 0.001
+    seed: int = 0
 
     @torch.no_grad()
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
-        for weight in trained(pupil.model):
-            weight.mul_(self.shrink_factor).add_(torch.randn_like(weight), alpha=self.sigma)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, "perturb", pupil.updates) % 2**63)
+            for weight in trained(pupil.model):
+                noise = torch.randn(weight.shape, dtype=weight.dtype).to(weight.device)
+                weight.mul_(self.shrink_factor).add_(noise, alpha=self.sigma)
 
 
 @dataclass
