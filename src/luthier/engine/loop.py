@@ -40,6 +40,9 @@ class Moments:
     def epoch_began(self) -> None:
         """Before the first step of an epoch, or the first after a resume."""
 
+    def step_began(self) -> None:
+        """Before a step."""
+
     def step_ended(self) -> bool:
         return False
 
@@ -120,6 +123,7 @@ class Loop:
             batches.close()
 
     def _one_step(self, batch: Any) -> bool:
+        self.moments.step_began()
         loss = self._step(batch)
         self._record(loss, self.learner.size(batch))
         return self.moments.step_ended()
