@@ -17,7 +17,7 @@ demo: setup      ## tune a real text encoder on a reverse dictionary, and show w
 
 test: setup      ## all tests but the long forms
 	@scripts/setup_azure || echo "azure-ai-ml cannot be had: its tests are skipped"
-	@$(PYTEST) -m "not slow" $(ARGS)
+	@$(PYTEST) -n auto --maxprocesses 8 --dist loadfile -m "not slow" $(ARGS)
 
 check: setup     ## style, types, house rules and quick tests, in about a minute
 	@scripts/check
