@@ -19,8 +19,9 @@ class Previous(Part):
     """The model of before the update is asked about the new rows.
 
     term = alpha · T² · KL(softmax(before / T) ‖ softmax(now / T)), the mean over rows, for
-    classifiers, over the classes that were known before; alpha · mean((now - before)²) for
-    vectors. Nothing in the first update.
+    classifiers, over the classes that were known before; for models of language, whose scores are
+    (rows, tokens, words), the mean over the tokens that are scored; alpha · mean((now - before)²)
+    for vectors. Nothing in the first update.
 
     Paper: Li and Hoiem 2016, Learning without Forgetting, equation 2 (LwF); with T = 1 the
     penalty on the previous model of language models (Ziegler et al. 2019, section 2).
@@ -40,6 +41,9 @@ class Previous(Part):
             return ()
         with torch.no_grad():
             before = pupil.see(new.batch, self._before).scores
+        if new.scores.dim() == 3:
+            value = divergence(new.scores, before, self.temperature, None, new.counts)
+            return (Term("distillation_loss", self.alpha, value),)
         if pupil.known is None:
             return (Term("distillation_loss", self.alpha, F.mse_loss(new.scores, before)),)
         value = divergence(new.scores, before, self.temperature, self._known)
@@ -56,14 +60,24 @@ class Previous(Part):
             self._known = state["known"]
 
 
-def divergence(now: Tensor, before: Tensor, temperature: float, classes: Tensor | None) -> Tensor:
-    """T² · KL(before ‖ now) of softened logits (n, c), the mean over rows.
+def divergence(
+    now: Tensor,
+    before: Tensor,
+    temperature: float,
+    classes: Tensor | None,
+    counts: Tensor | None = None,
+) -> Tensor:
+    """T² · KL(before ‖ now) of softened logits (n, c), the mean over rows; of (n, t, v) over the
+    tokens that ``counts`` (n, t), all where it is None.
 
     >>> float(divergence(torch.zeros(1, 2), torch.zeros(1, 2), 2.0, None))
     0.0
     """
     if classes is not None:
         now, before = now[:, classes], before[:, classes]
+    if now.dim() == 3:
+        chosen = slice(None) if counts is None else counts.flatten()
+        now, before = now.flatten(0, 1)[chosen], before.flatten(0, 1)[chosen]
     return temperature**2 * F.kl_div(
         (now / temperature).log_softmax(1),
         (before / temperature).log_softmax(1),

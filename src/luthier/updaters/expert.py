@@ -68,8 +68,8 @@ class Expert(Part):
 class Distilled(Updater):
     """Nothing is replayed while the expert learns, and its loss is all there is."""
 
-    def extend(self, memory: Memory, count: int, step: int) -> Rows:
-        return super().extend(memory, count if self._expert.phase else 0, step)
+    def extend(self, memory: Memory, count: int, step: int, per_class: int = 0) -> Rows:
+        return super().extend(memory, count if self._expert.phase else 0, step, per_class)
 
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> list[Term]:
         return list(self._expert.terms(pupil, new, replayed))
