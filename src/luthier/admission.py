@@ -14,7 +14,7 @@ from luthier.engine import decisions
 from luthier.errors import DataError, Problem, SpecError, nearest
 from luthier.models import catalog
 from luthier.objectives.problems import problems as objective_problems
-from luthier.spec import Form, JobSpec, Source
+from luthier.spec import EvaluationCallback, Form, JobSpec, Source
 from luthier.tasks.problems import problems as task_problems
 from luthier.updaters.problems import problems as update_problems
 from luthier.updaters.problems import program_problems
@@ -68,6 +68,30 @@ def located(spec: JobSpec) -> JobSpec:
     return spec.changed(**changes) if changes else spec
 
 
+def named(spec: JobSpec, home: Home) -> JobSpec:
+    """The spec with what its search leaves open: the metric, the ids of the searches that it
+    names. Raises NotFound, SpecError."""
+    if spec.search is None:
+        return spec
+    from luthier.search.results import default_metric
+    from luthier.search.summary import read_summary
+
+    changes: dict[str, Any] = {}
+    if not spec.search.metrics:
+        metric = default_metric(spec)
+        asked = [c.query_data for c in spec.callbacks if isinstance(c, EvaluationCallback)]
+        source = next(iter(asked), spec.data.eval or spec.data.train)
+        if spec.task == "embedding" and form_of(source, spec, home) in ("scored", "margin"):
+            metric = "spearman"
+        changes["metrics"] = (metric,)
+    if spec.search.warm_start:
+        for name in spec.search.warm_start:
+            read_summary(home, name)  # it has finished
+        changes["warm_start"] = tuple(home.ledger.find(n).id for n in spec.search.warm_start)
+    search = spec.search.model_copy(update=changes)
+    return spec.model_copy(update={"search": search})
+
+
 def to_file_source(path: Path) -> Source:
     from luthier.store.bundle import sha256_of
 
@@ -112,6 +136,10 @@ def check(spec: JobSpec, form: Form | None, devices: Iterable[str]) -> list[Prob
 
     devices: kinds of device that workers of this home have (``cpu``, ``cuda``, ``mps``).
     """
+    if spec.search is not None:
+        from luthier.search.problems import problems as search_problems
+
+        return search_problems(spec, lambda trial: check(trial, form, devices))
     of_kind = (
         [*catalog.problems(spec.model), *objective_problems(spec.objective, form)]
         if spec.task == "embedding"

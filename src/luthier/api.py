@@ -73,6 +73,7 @@ def fit(
     loss_optimizer_options: Mapping[str, Any] | None = None,
     scheduler_step: Literal["batch", "epoch"] | None = None,
     *,
+    search: Mapping[str, Any] | str | None = None,
     args: Any = None,
     wait: bool = False,
     idempotency_key: str | None = None,
@@ -89,6 +90,7 @@ def fit(
         learning_rate: default 2e-5; 1e-3 with ``freeze=True``.
         batch_size: rows a step; None finds the largest that fits in memory.
         callbacks: from ``luthier.callback``.
+        search: ranges by word, and the settings of the search; or "default". See docs/search.md.
         args: ``luthier.TrainingArguments`` instead of the words for how to train.
         wait: stay, show progress, and return the finished run. Ctrl-C leaves it running.
         idempotency_key: submitting the same key again returns the same run.
@@ -159,6 +161,7 @@ def submit(
     home = connection.current()
     spec = admission.located(spec)
     admission.refuse(preflight(spec))
+    spec = admission.named(spec, home)
     return home.submit(
         spec,
         run_name=run_name,

@@ -14,7 +14,15 @@ import luthier
 from luthier.callback import EarlyStopping, WiSEFTCallback
 from luthier.doors.fit import HEAD_RATE, RUN_WORDS, WHOLE_MODEL_RATE, WORDS, fit_spec
 from luthier.errors import SpecError
-from luthier.spec import CSVOptions, JobSpec, ProgramSpec, Source, TrainingSpec, UpdateSpec
+from luthier.spec import (
+    CSVOptions,
+    JobSpec,
+    ProgramSpec,
+    SearchSpec,
+    Source,
+    TrainingSpec,
+    UpdateSpec,
+)
 from luthier.testing.doors import DoorCase, Word
 
 DATA = Source(uri="/data/train.csv")
@@ -99,6 +107,20 @@ class TestFit(DoorCase):
                 "target_lang": "de_DE",
                 "generation": {"num_beams": 2},
             }.items()
+        ),
+        Word(
+            "search",
+            {"batch_size": [16, 32], "max_trials": 3},
+            "search",
+            becomes=SearchSpec(
+                space={
+                    "training.per_device_train_batch_size": {
+                        "type": "categorical",
+                        "categories": [16, 32],
+                    }
+                },
+                max_trials=3,
+            ),
         ),
         Word("loss", "ArcFaceLoss", "objective.loss"),
         Word("loss_options", {"margin": 0.3}, "objective.loss_options"),

@@ -428,7 +428,7 @@ def test_raw_sql_cannot_rewrite_history(ledger: Ledger) -> None:
         "INSERT INTO runs SELECT 'new', experiment_id, 'new', description, spec, spec_id, NULL, "
         "device, public, NULL, status, reason, details, epoch, attempt, crashes, generation, "
         "checkpoint_step, worker_id, holder, lease_expires_at, NULL, artifact_id, metrics, "
-        "created_at, started_at, finished_at, updated_at FROM runs"
+        "created_at, started_at, finished_at, updated_at, kind, pause_after FROM runs"
     )
     with pytest.raises((IllegalTransition, sa.exc.IntegrityError)):
         raw(ledger, copied)

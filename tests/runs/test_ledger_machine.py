@@ -31,6 +31,7 @@ class Model:
     crashes: int = 0
     step: int = -1
     asked: bool = False  # to stop
+    paused: bool = False
 
     def end(self, status: str) -> None:
         self.status = "CANCELLED" if self.asked else status
@@ -65,12 +66,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def claim(self, index: int) -> None:
         run_id, model = self.pick(index)
         claim = self.ledger.claim(ME, run_id=run_id)
-        assert (claim is not None) == (model.status == "CREATED")
+        assert (claim is not None) == (model.status == "CREATED" and not model.paused)
         if claim is not None:
             model.status, model.epoch = "STARTED", model.epoch + 1
             assert claim.epoch == model.epoch
 
-    @rule(index=which, late=late, verb=st.sampled_from(["finish", "fail", "release", "crashed"]))
+    @rule(
+        index=which,
+        late=late,
+        verb=st.sampled_from(["finish", "fail", "release", "crashed", "pause"]),
+    )
     def end(self, index: int, late: int, verb: str) -> None:
         run_id, model = self.pick(index)
         words = {"finish": ("a" * 64,), "fail": ("r", "d"), "crashed": ("d", MAX_CRASHES)}
@@ -84,7 +89,9 @@ class LedgerMachine(RuleBasedStateMachine):
         if verb == "crashed":
             model.crash()
         else:
-            model.end({"finish": "FINISHED", "fail": "FAILED", "release": "CREATED"}[verb])
+            ends = {"finish": "FINISHED", "fail": "FAILED"}
+            model.end(ends.get(verb, "CREATED"))
+        model.paused = verb == "pause" and model.status == "CREATED"
         if model.status == "CREATED":
             model.asked = False
 
@@ -102,6 +109,12 @@ class LedgerMachine(RuleBasedStateMachine):
             model.step, model.crashes = step, 0
 
     @rule(index=which)
+    def let_go(self, index: int) -> None:
+        run_id, model = self.pick(index)
+        assert self.ledger.let_go(run_id, 2) == model.paused
+        model.paused = False
+
+    @rule(index=which)
     def cancel(self, index: int) -> None:
         run_id, model = self.pick(index)
         try:
@@ -113,7 +126,7 @@ class LedgerMachine(RuleBasedStateMachine):
             model.asked = True
         else:
             assert model.status in ("CREATED", "CANCELLED")
-            model.status = "CANCELLED"
+            model.status, model.paused = "CANCELLED", False
 
     @precondition(lambda self: self.models)
     @rule(index=which, verb=st.sampled_from(["resume", "retry"]))

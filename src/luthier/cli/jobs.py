@@ -12,6 +12,7 @@ from luthier.cli import configuration
 from luthier.cli.following import wait_for
 from luthier.cli.output import Home, Json, print_facts, show
 from luthier.cli.words import BY_NAME, RUN_WORDS, WORDS, given_words, with_job_flags
+from luthier.doors.search import search_data, searched
 from luthier.errors import Problem, SpecError
 from luthier.spec import JobSpec, Source, parse_spec
 
@@ -83,14 +84,20 @@ def validate(config: Config = None, home: Home = None, as_json: Json = False, **
 
 
 def read_job(
-    config: Path | None, flags: Mapping[str, Any], place: Place
+    config: Path | None,
+    flags: Mapping[str, Any],
+    place: Place,
+    search: Mapping[str, Any] | None = None,
 ) -> tuple[JobSpec, dict[str, Any]]:
-    """The spec that a file and flags describe, and the words that name the run.
+    """The spec that a file and flags describe, and the words that name the run. search: settings
+    of a search, which the job then is, of the default ranges where it names none.
 
     Raises SpecError or DataError.
     """
     words = given_words(flags)
     data = configuration.read_configuration(config) if config is not None else {}
+    if search is not None:
+        data["search"] = searched(data.get("search"), words.pop("search", {}), search)
     naming = {word: data.pop(word) for word in RUN_WORDS if word in data}
     naming |= {word: words.pop(word) for word in RUN_WORDS if word in words}
     problems = [
@@ -120,6 +127,11 @@ def _nested(data: dict[str, Any], words: Mapping[str, Any], place: Place) -> Job
     if isinstance(model, dict):
         data["model"] = model | {"artifact": _artifact(model.get("artifact"), place)}
     data["callbacks"] = _callbacks(data.get("callbacks"), place)
+    if data.get("search") is not None:
+        problems: list[Problem] = []
+        data["search"] = search_data(data["search"], problems, data)
+        if problems:
+            raise SpecError(problems)
     return parse_spec(data)
 
 

@@ -22,6 +22,8 @@ VERBS = {
     "demo": ("demo", "Tune a real text encoder, and show what it gained."),
     "fit": ("jobs", "Submit a fine-tuning run."),
     "validate": ("jobs", "Check a job, and say everything that is wrong with it."),
+    "search": ("search", "Search for the values that make the best model."),
+    "trials": ("search", "What a search tried, and what came of it."),
     "runs": ("runs", "List, show, follow, cancel, resume, compare, delete runs."),
     "experiments": ("experiments", "Experiments, each with its runs."),
     "models": ("models", "Which pretrained models there are, and what each takes."),

@@ -78,7 +78,7 @@ class Word:
         names = {getattr(part, "__name__", "") for part in parts}
         if self.annotation is bool:
             return "switch"
-        if get_origin(self.annotation) is dict or self.leaf == "data.csv":
+        if get_origin(self.annotation) is dict or self.leaf in ("data.csv", "search"):
             return "options"
         if get_origin(self.annotation) is tuple:
             return "list"
@@ -148,6 +148,7 @@ eval_steps                  eval_steps                  steps between; none: eac
 []
 callbacks                   callbacks                   a list, each with its kind
 task                        task                        embedding, text-classification, …
+search                      search                      learning_rate='loguniform(1e-5, 1e-3)', …
 [processing]
 columns                     columns                     role=column, where names do not tell
 max_seq_length              max_seq_length              tokens of a row; none: what the model takes

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from luthier.doors.search import search_data
 from luthier.errors import Problem, SpecError, nearest
 from luthier.spec import CallbackSpec, CSVOptions, JobSpec, Source, parse_spec
 
@@ -59,6 +60,7 @@ def fit_spec(
     sampler: Literal["auto", "class", "random"] = "auto",
     loss_optimizer: str | None = None,
     loss_optimizer_options: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | str | None = None,
     **training: Any,
 ) -> JobSpec:
     """The spec that these words describe.
@@ -137,6 +139,8 @@ def fit_spec(
     }
     if csv_options is not None:
         data["data"]["csv"] = csv_options
+    if search is not None:
+        data["search"] = search_data(search, problems, data)
     return _parse(data, problems)
 
 

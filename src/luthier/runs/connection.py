@@ -88,7 +88,7 @@ class Home:
         Raises NotFound; IllegalTransition while one of its runs is at work.
         """
         for run in self.ledger.delete_experiment(name):
-            self._drop_files(run)
+            self._drop_files(run.id, run.artifact_id)
 
     def delete_experiments(self) -> None:
         """Delete all experiments. Raises IllegalTransition while a run is at work; then
@@ -143,17 +143,19 @@ class Home:
 
         Raises NotFound; IllegalTransition while it is at work.
         """
-        run = self.ledger.delete(self.ledger.find(name_or_id, experiment_name).id)
-        self._drop_files(run)
+        run_id = self.ledger.find(name_or_id, experiment_name).id
+        trials = self.ledger.trials(run_id)  # they go with their search
+        run = self.ledger.delete(run_id)
+        self._drop_files(run.id, run.artifact_id)
+        for trial in trials:
+            self._drop_files(trial.id, trial.artifact_id)
 
     def delete_runs(self, experiment_name: str | None = None) -> None:
         """Delete all runs, or those of an experiment. Raises IllegalTransition while one is at
         work; then nothing is deleted."""
         self._refuse_while_at_work(experiment_name)
-        while page := self.ledger.runs(experiment_name, size=100):
-            for run in page:
-                self.ledger.delete(run.id)
-                self._drop_files(run)
+        while page := self.ledger.runs(experiment_name, size=1):
+            self.delete_run(page[0].id)
 
     # Workers
 
@@ -174,10 +176,10 @@ class Home:
         if busy:
             raise IllegalTransition(f"the run '{busy[0].name}' is at work", hint="cancel it first")
 
-    def _drop_files(self, run: RunRecord) -> None:
-        shutil.rmtree(self.path / "runs" / run.id, ignore_errors=True)
-        if run.artifact_id is not None and not self.ledger.artifact_users(run.artifact_id):
-            remove(self.store.artifacts / run.artifact_id)
+    def _drop_files(self, run_id: str, artifact_id: str | None) -> None:
+        shutil.rmtree(self.path / "runs" / run_id, ignore_errors=True)
+        if artifact_id is not None and not self.ledger.artifact_users(artifact_id):
+            remove(self.store.artifacts / artifact_id)
 
 
 _current: Home | None = None

@@ -41,7 +41,17 @@ def _text(event: Event) -> str | None:
         return f"checkpoint after step {data.get('step')}"
     if event.kind == "evaluation":
         return f"evaluation: {_figures(data)}"
+    if event.kind == "trial":
+        return _trial(data)
     return None
+
+
+def _trial(data: Mapping[str, Any]) -> str:
+    """A trial of a search, begun or ended."""
+    said = _figures(data.get("scores") or {}) if data["state"] != "begun" else ""
+    said = said or _figures(data.get("values") or {})
+    error = f": {data['error']}" if data.get("error") else ""
+    return f"trial {data['number']} {data['state']}: {said}{error}"
 
 
 def preflight_lines(report: Mapping[str, Any]) -> list[str]:
@@ -132,7 +142,7 @@ def _bar(name: str, console: Console, before: str) -> Iterator[Callable[[Event],
                 bar.update(task, facts=escape(str(data.get("name"))))
             elif event.kind == "status" and data["status"] != "CREATED":
                 bar.update(task, facts=data["status"].lower())
-            elif event.kind in ("log", "evaluation", "preflight"):
+            elif event.kind in ("log", "evaluation", "preflight", "trial"):
                 style = {"warning": "yellow", "error": "red"}.get(str(data.get("level")), "dim")
                 text = data.get("message") if event.kind == "log" else _text(event)
                 bar.console.print(f"[{style}]{escape(str(text))}[/]", highlight=False)

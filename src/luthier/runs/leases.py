@@ -23,15 +23,19 @@ from luthier.runs.tables import experiments, now, runs
 MAX_CRASHES = 3
 LEASE_S = 30.0
 
+#: The reason of a trial that is CREATED and put aside.
+PAUSED = "paused"
+
 
 class Leases:
     """The verbs of workers. ``holder`` is the process that works on the run."""
 
     database: Database
 
-    def waiting(self, devices: Collection[str]) -> int:
-        """How many runs a worker with these devices could claim now."""
-        query = sa.select(sa.func.count()).select_from(runs).where(*_claimable(devices))
+    def waiting(self, devices: Collection[str], kind: str | None = None) -> int:
+        """How many runs (of a kind: training or search) a worker with these devices could
+        claim now."""
+        query = sa.select(sa.func.count()).select_from(runs).where(*_claimable(devices, kind))
         with self.database.read() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -43,14 +47,15 @@ class Leases:
         worker_id: str | None = None,
         lease_s: float = LEASE_S,
         run_id: str | None = None,
+        kind: str | None = None,
     ) -> Claim | None:
-        """Take the next run (or that very one), if any: from now on it is ours.
+        """Take the next run (of a kind, or that very one), if any: from now on it is ours.
 
         Runs that crashed wait behind the others, so that they hold nobody up.
         """
         oldest = (
             sa.select(runs.c.id)
-            .where(*_claimable(devices))
+            .where(*_claimable(devices, kind))
             .order_by(runs.c.crashes, runs.c.created_at, runs.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -74,7 +79,7 @@ class Leases:
             )
             .returning(runs.c.id)
         )
-        if not self.waiting(devices):  # a look that needs no write lock
+        if not self.waiting(devices, kind):  # a look that needs no write lock
             return None
         with self.database.write() as connection:
             taken = connection.execute(take).scalar_one_or_none()
@@ -155,6 +160,11 @@ class Leases:
     ) -> RunRecord:
         """Give a run back to the queue, unfinished and not to blame. Raises LeaseLost."""
         return self._end(run_id, epoch, "CREATED", reason, details, {})
+
+    def pause(self, run_id: str, epoch: int) -> RunRecord:
+        """Put a trial aside that has used what it was allowed (``pause_after``): nobody claims
+        it until it is let go on. Raises LeaseLost."""
+        return self._end(run_id, epoch, "CREATED", PAUSED, "", {})
 
     def crashed(
         self, run_id: str, epoch: int, details: str, max_crashes: int = MAX_CRASHES
@@ -256,9 +266,9 @@ class Leases:
         """Leave a status, within a transaction that holds the row. A run that was asked to
         stop becomes CANCELLED whatever else happened to it."""
         values = dict(values or {})
-        if run.cancel_requested_at is not None and status != "CANCELLED":
-            details = "" if status == "FINISHED" else details
-            status, reason = "CANCELLED", "user"
+        if run.cancel_requested_at is not None:
+            details = "" if status in ("FINISHED", "CANCELLED") else details
+            status, reason = "CANCELLED", run.reason or "user"  # by whom, says the request
             values.pop("artifact_id", None)
         ended = status in ("FINISHED", "FAILED", "CANCELLED")
         connection.execute(
@@ -330,5 +340,12 @@ def _lost(run_id: str) -> LeaseLost:
     )
 
 
-def _claimable(devices: Collection[str]) -> tuple[sa.ColumnElement[bool], ...]:
-    return runs.c.status == "CREATED", runs.c.device.in_(["auto", *devices])
+def _claimable(
+    devices: Collection[str], kind: str | None = None
+) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        runs.c.status == "CREATED",
+        runs.c.device.in_(["auto", *devices]),
+        sa.func.coalesce(runs.c.reason, "") != PAUSED,
+        *(() if kind is None else (runs.c.kind == kind,)),
+    )

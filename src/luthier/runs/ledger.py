@@ -17,6 +17,7 @@ from luthier.runs.leases import Leases
 from luthier.runs.names import new_name
 from luthier.runs.records import ExperimentRecord, RunRecord, run_record
 from luthier.runs.tables import experiments, now, runs
+from luthier.runs.trials import WITH_SEARCH, Trials, refuse_trial
 from luthier.runs.workers import Workers
 from luthier.spec import JobSpec
 
@@ -26,12 +27,12 @@ __all__ = ["Ledger"]
 _NAME_ATTEMPTS = 12
 
 
-class Ledger(Leases, Journal, Workers):
+class Ledger(Leases, Journal, Workers, Trials):
     """All that is known about runs, in SQLite or PostgreSQL.
 
     What users ask for is here; what workers do is in Leases, the events are in Journal,
-    the workers themselves in Workers. Everything raises StoreError or DiskFull when the
-    database fails.
+    the workers themselves in Workers, the children of searches in Trials. Everything raises
+    StoreError or DiskFull when the database fails.
     """
 
     def __init__(self, url: str) -> None:
@@ -94,13 +95,17 @@ class Ledger(Leases, Journal, Workers):
         description: str | None = None,
         idempotency_key: str | None = None,
         parent_id: str | None = None,
+        parent_epoch: int | None = None,
+        pause_after: int | None = None,
     ) -> RunRecord:
         """Put a run in the queue. When this returns, the run is on the disk.
 
         idempotency_key: submitting the same key again gives the same run; with another spec it
         raises Conflict. name: unique within the experiment, drawn when None; a name that is taken
-        raises Conflict.
+        raises Conflict. parent_epoch: of the lease of the search that has this as a trial; raises
+        LeaseLost, and Conflict when the search was asked to stop. pause_after: evaluations.
         """
+        search = (parent_id, parent_epoch, pause_after)
         for attempt in range(_NAME_ATTEMPTS):
             run = self._try_submit(
                 spec,
@@ -108,7 +113,7 @@ class Ledger(Leases, Journal, Workers):
                 name or new_name(attempt),
                 description or "",
                 idempotency_key,
-                parent_id,
+                search,
             )
             if run is not None:
                 return run
@@ -127,12 +132,15 @@ class Ledger(Leases, Journal, Workers):
         name: str,
         description: str,
         key: str | None,
-        parent_id: str | None,
+        search: tuple[str | None, int | None, int | None],
     ) -> RunRecord | None:
         """The new run, or the one that has the key; None when the name is taken."""
         # Sorts by time: SQLite's clock has milliseconds only, and the queue keeps its order.
         run_id = f"{time.time_ns():016x}{secrets.token_hex(3)}"
+        parent_id, parent_epoch, pause_after = search
         with self.database.write() as connection:
+            if parent_id is not None and parent_epoch is not None:
+                refuse_trial(connection, parent_id, parent_epoch)
             values = {
                 "id": run_id,
                 "experiment_id": _experiment_id(connection, experiment, ""),
@@ -144,6 +152,8 @@ class Ledger(Leases, Journal, Workers):
                 "device": spec.training.device.partition(":")[0],
                 "public": spec.output.public,
                 "parent_id": parent_id,
+                "kind": "search" if spec.search is not None else "training",
+                "pause_after": pause_after,
                 "status": "CREATED",
                 "details": "",
                 "epoch": 0,
@@ -219,26 +229,32 @@ class Ledger(Leases, Journal, Workers):
 
     # What users do to a run
 
-    def cancel(self, run_id: str) -> RunRecord:
-        """Stop a run for good. One that waits is CANCELLED at once; one at work is asked to
-        stop, and from then on it cannot finish. Cancelling twice is the same as once.
+    def cancel(self, run_id: str, reason: str = "user") -> RunRecord:
+        """Stop a run for good, and the trials of a search with it. One that waits is CANCELLED at
+        once; one at work is asked to stop, and from then on it cannot finish. Cancelling twice is
+        the same as once.
 
         Raises IllegalTransition for one that is FINISHED or FAILED.
         """
         with self.database.write() as connection:
             run = _locked(connection, run_id)
-            idle = run.status == "CREATED"
-            if idle or (run.status == "STARTED" and self._abandoned(connection, run)):
-                self._leave(connection, run, "CANCELLED", reason="user")
-            elif run.status == "STARTED":
-                connection.execute(
-                    sa.update(runs)
-                    .where(runs.c.id == run_id, runs.c.cancel_requested_at.is_(None))
-                    .values(cancel_requested_at=now(), updated_at=now())
-                )
-            elif run.status != "CANCELLED":
+            if run.status in ("FINISHED", "FAILED"):
                 raise IllegalTransition(f"the run is {run.status}; it cannot be cancelled any more")
+            self._cancel(connection, run, reason)
+            for trial_id in self._open_trials(connection, run_id):
+                self._cancel(connection, _locked(connection, trial_id), WITH_SEARCH)
             return _locked(connection, run_id)
+
+    def _cancel(self, connection: sa.Connection, run: RunRecord, reason: str) -> None:
+        idle = run.status == "CREATED"
+        if idle or (run.status == "STARTED" and self._abandoned(connection, run)):
+            self._leave(connection, run, "CANCELLED", reason=reason)
+        elif run.status == "STARTED":
+            connection.execute(
+                sa.update(runs)
+                .where(runs.c.id == run.id, runs.c.cancel_requested_at.is_(None))
+                .values(cancel_requested_at=now(), reason=reason, updated_at=now())
+            )
 
     def resume(self, run_id: str) -> RunRecord:
         """Queue a FAILED or CANCELLED run again; it goes on from its last checkpoint."""
@@ -275,6 +291,9 @@ class Ledger(Leases, Journal, Workers):
         with self.database.write() as connection:
             run = _locked(connection, run_id)
             _refuse_if_at_work(run)
+            for trial_id in self._open_trials(connection, run_id):
+                _refuse_if_at_work(_locked(connection, trial_id))
+            connection.execute(sa.delete(runs).where(runs.c.parent_id == run_id))
             connection.execute(sa.delete(runs).where(runs.c.id == run_id))
         return run
 

@@ -53,6 +53,8 @@ class RunRecord:
     started_at: float | None
     finished_at: float | None
     updated_at: float
+    kind: str = "training"
+    pause_after: int | None = None
 
     @property
     def ended(self) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 #: The newest migration; see migrations/versions. A test holds the two together.
-HEAD = "0001"
+HEAD = "0002"
 
 STATUSES = ("CREATED", "STARTED", "FINISHED", "FAILED", "CANCELLED")
 TERMINAL = ("FINISHED", "FAILED", "CANCELLED")
@@ -72,6 +72,8 @@ runs = sa.Table(
     sa.Column("started_at", sa.Double),
     sa.Column("finished_at", sa.Double),
     sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False, server_default="training"),  # or search
+    sa.Column("pause_after", sa.Integer),  # evaluations; then a trial waits to be let go on
     sa.UniqueConstraint("experiment_id", "name", name="run_name"),
     sa.CheckConstraint(
         "status IN ('CREATED', 'STARTED', 'FINISHED', 'FAILED', 'CANCELLED')", name="run_status"

@@ -22,6 +22,7 @@ from luthier.spec.job import (
     parse_spec,
 )
 from luthier.spec.processing import ProcessingSpec
+from luthier.spec.search import SearchSpec
 from luthier.spec.source import CSVOptions, Form, Source
 from luthier.spec.update import ProgramSpec, UpdateSpec
 
@@ -41,6 +42,7 @@ __all__ = [
     "OutputSpec",
     "ProcessingSpec",
     "ProgramSpec",
+    "SearchSpec",
     "Source",
     "TrainingCheckpoint",
     "TrainingSpec",

@@ -16,6 +16,7 @@ from luthier.errors import Problem, SpecError, nearest
 from luthier.spec.callbacks import CallbackSpec
 from luthier.spec.options import Options
 from luthier.spec.processing import ProcessingSpec
+from luthier.spec.search import SearchSpec
 from luthier.spec.source import CSVOptions, Frozen, Source
 from luthier.spec.update import ProgramSpec, UpdateSpec
 
@@ -169,6 +170,7 @@ class JobSpec(Frozen):
     update: UpdateSpec = UpdateSpec()
     program: ProgramSpec = ProgramSpec()
     callbacks: tuple[CallbackSpec, ...] = ()
+    search: SearchSpec | None = None
     output: OutputSpec = OutputSpec()
 
     @model_validator(mode="after")

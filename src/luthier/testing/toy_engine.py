@@ -96,6 +96,9 @@ def run(spec: JobSpec, place: Place, tell: Listener, control: Control) -> Outcom
         losses.append(_step(model, optimizer, data, training.seed, len(losses)))
         tell("step", {"step": len(losses), "steps": training.max_steps, "loss": losses[-1]})
         time.sleep(options.get("step_ms", 0) / 1000)
+        if training.eval_steps and len(losses) % training.eval_steps == 0:
+            number = len(losses) // training.eval_steps
+            tell("evaluation", {"epoch": number, "step": len(losses), "loss": losses[-1]})
         if len(losses) % (training.save_steps or 1) == 0:
             _save(checkpoints / f"step-{len(losses):08d}", model, optimizer, losses, padding_kb)
             tell("checkpoint", {"step": len(losses)})

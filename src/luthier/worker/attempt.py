@@ -25,6 +25,7 @@ from luthier.store.atomic import FULL, point, sweep
 from luthier.store.bundle import open_bundle
 from luthier.worker.heart import Heart
 from luthier.worker.listeners import audience
+from luthier.worker.pausing import Pause, threads_of_trial
 from luthier.worker.signals import Signals
 from luthier.worker.teller import Teller
 
@@ -33,7 +34,7 @@ NOTHING = 3
 #: How often, with a second between, it is tried to write down how a run ended.
 CONCLUDE_ATTEMPTS = 300
 #: What stays of a run's folder when it is finished: the artifact has all the rest.
-KEPT = {"console.log", "epochs"}
+KEPT = {"console.log", "epochs", "search.json", "search.html"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Terms:
     engine: str = "luthier.engine.run"
     threads: int | None = None
     run_id: str | None = None
+    kind: str | None = None  # training or search; None: whatever waits
 
 
 def attempt(home: Home, terms: Terms) -> int:
@@ -57,6 +59,7 @@ def attempt(home: Home, terms: Terms) -> int:
         worker_id=terms.worker_id,
         lease_s=terms.lease_s,
         run_id=terms.run_id,
+        kind=terms.kind,
     )
     if claim is None:
         return NOTHING
@@ -74,12 +77,14 @@ def attempt(home: Home, terms: Terms) -> int:
 def _work(home: Home, claim: Claim, terms: Terms, heart: Heart, teller: Teller) -> None:
     """Execute the run and tell the ledger how it ended. Raises LeaseLost."""
     ledger, run_id, epoch = home.ledger, claim.run.id, claim.epoch
+    pause = Pause(home, claim.run, heart.control)
     try:
-        artifact_id, metrics = _execute(home, claim, terms, heart, teller)
+        artifact_id, metrics = _execute(home, claim, terms, pause, teller)
     except Cancelled:
         _conclude(heart, teller, lambda: ledger.confirm_cancel(run_id, epoch))
     except Interrupted:
-        _conclude(heart, teller, lambda: ledger.release(run_id, epoch, "interrupted"))
+        put_aside = ledger.pause if pause.reached else ledger.release
+        _conclude(heart, teller, lambda: put_aside(run_id, epoch))
     except Exception as error:
         reason, message, hint = meaning(error)
         teller(
@@ -121,9 +126,9 @@ def _conclude(heart: Heart, teller: Teller, verb: Callable[[], object]) -> None:
 
 
 def _execute(
-    home: Home, claim: Claim, terms: Terms, heart: Heart, teller: Teller
+    home: Home, claim: Claim, terms: Terms, pause: Pause, teller: Teller
 ) -> tuple[str, dict[str, Any]]:
-    """Run the engine; the published artifact's id and the metrics."""
+    """Run the engine, or lead the search; the published artifact's id and the metrics."""
     run = claim.run
     folder = home.run_folder(run)
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,16 +136,21 @@ def _execute(
     _redirect_output(folder / "console.log")
     for path in [folder, *(p for p in folder.iterdir() if p.is_dir())]:
         sweep(path)
-    if terms.threads:
+    if run.kind == "search":
+        from luthier.search.conductor import conduct
+
+        return conduct(home, claim, teller, pause.control)
+    threads = terms.threads or threads_of_trial(home, run)
+    if threads:
         import torch
 
-        torch.set_num_threads(terms.threads)
+        torch.set_num_threads(threads)
     engine = import_module(terms.engine)
     place = engine.Place(
         folder=folder, cache=home.cache, blobs=home.store.blob, artifacts=home.store.artifact
     )
-    with audience(teller, run) as listeners:
-        outcome = engine.run(run.spec, place, listeners, heart.control)
+    with audience(pause.listening(teller), run) as listeners:
+        outcome = engine.run(run.spec, place, listeners, pause.control)
     point("run.outcome")
     artifact_id = home.store.publish(open_bundle(outcome.folder), run.public)
     return artifact_id, dict(outcome.metrics)

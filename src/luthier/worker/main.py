@@ -71,6 +71,7 @@ def _attempt(home: object, given: argparse.Namespace) -> int:
         lease_s=given.lease_s,
         engine=given.engine,
         threads=given.threads,
+        kind=given.kind,
     )
     return attempt(home, terms)
 
@@ -88,7 +89,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--spawn", action="store_true", help="start each run in a cold process, without fork")
     add("--json", action="store_true", help="say what it does in JSON, a line each, on stdout")
     # Not for users: how the embedded worker and tests start one.
-    for name, kind in (("lock-descriptor", int), ("worker-id", str), ("threads", int)):
+    for name, kind in (
+        *(("lock-descriptor", int), ("worker-id", str)),
+        *(("threads", int), ("kind", str)),
+    ):
         add(f"--{name}", type=kind, help=argparse.SUPPRESS)
     add("--engine", default="luthier.engine.run", help=argparse.SUPPRESS)
     add("--devices", help=argparse.SUPPRESS)

@@ -31,6 +31,8 @@ HEAVY = ("torch", "transformers", "sentence_transformers")
 #: What the first optimizer of a process imports otherwise: most of a second, once a run.
 LATE = "torch._dynamo"
 _TICK_S = 0.1
+#: Searches that one worker leads at a time; each is a process that mostly waits.
+_MOST_SEARCHES = 8
 _REFRESH_S = 5.0
 _REAP_S = 1.0
 #: Children that save for longer than this after SIGTERM are ended; the heart of a child gives
@@ -66,6 +68,7 @@ class Supervisor:
         self.home, self.orders = home, orders
         self._devices = orders.devices or guessed_devices()
         self._children: dict[int, subprocess.Popen[bytes] | None] = {}
+        self._searches: set[int] = set()  # of the children, those that lead a search
         self._worker_id = ""
         self._refreshed_at = self._reaped_at = 0.0
         self._busy_at = time.monotonic()
@@ -110,8 +113,7 @@ class Supervisor:
         if now - self._refreshed_at >= _REFRESH_S:
             self._refreshed_at = now
             self._refresh()
-        if len(self._children) < self.orders.concurrency and self._is_work_waiting():
-            self._start_child()
+        self._start_children()
         if self._children:
             self._busy_at = now
             return False
@@ -146,7 +148,23 @@ class Supervisor:
 
     # Children
 
-    def _start_child(self) -> None:
+    def _start_children(self) -> None:
+        """A child for a run that waits, where there is room. Leading a search takes none: it
+        waits for its trials, which take the room."""
+        ledger, trainings = self.home.ledger, len(self._children) - len(self._searches)
+        if ledger.waiting(self._devices, "training") and trainings < self._room():
+            self._start_child("training")
+        if ledger.waiting(self._devices, "search") and len(self._searches) < _MOST_SEARCHES:
+            self._searches.add(self._start_child("search"))
+
+    def _room(self) -> int:
+        """How many runs at a time. A worker that started by itself makes room for as many
+        trials as their searches want; of one that somebody started, that somebody says."""
+        if self.orders.lock_descriptor is None:
+            return self.orders.concurrency
+        return max(self.orders.concurrency, self.home.ledger.trials_to_run())
+
+    def _start_child(self, kind: str) -> int:
         terms = Terms(
             devices=self._devices,
             worker_id=self._worker_id,
@@ -155,11 +173,12 @@ class Supervisor:
             threads=max(1, cpu_count() // self.orders.concurrency)
             if self.orders.concurrency > 1
             else None,
+            kind=kind,
         )
         if self.orders.spawn or not _can_fork():
             child = _spawn(self.home, terms)
             self._children[child.pid] = child
-            return
+            return child.pid
         self.home.close()  # a database connection must not be shared with a child
         sys.stdout.flush()
         sys.stderr.flush()
@@ -167,6 +186,7 @@ class Supervisor:
         if pid == 0:
             self._be_child(terms)
         self._children[pid] = None
+        return pid
 
     def _be_child(self, terms: Terms) -> NoReturn:
         code = 1
@@ -197,6 +217,7 @@ class Supervisor:
                     continue
                 code = os.waitstatus_to_exitcode(status)
             del self._children[pid]
+            self._searches.discard(pid)
             if code not in (0, NOTHING):
                 causes[pid] = _cause(code)
                 self._say(f"process {pid} {causes[pid]}")
@@ -272,6 +293,7 @@ def _spawn(home: Home, terms: Terms) -> subprocess.Popen[bytes]:
         *("--home", home.place, "--store", str(home.path)),
         *("--devices", ",".join(terms.devices), "--lease-s", str(terms.lease_s)),
         *("--engine", terms.engine),
+        *(("--kind", terms.kind) if terms.kind else ()),
     ]
     words += ["--worker-id", terms.worker_id] if terms.worker_id else []
     words += ["--threads", str(terms.threads)] if terms.threads else []

@@ -21,7 +21,7 @@ class Teller:
     def __init__(self, ledger: Ledger, run_id: str, epoch: int) -> None:
         self._ledger, self._run_id, self._epoch = ledger, run_id, epoch
         self._pending: list[tuple[str, dict[str, Any]]] = []
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._write_on, name="events", daemon=True)
         self._thread.start()
@@ -34,6 +34,10 @@ class Teller:
             else:
                 self._pending.append((kind, dict(data)))
 
+    def write(self) -> None:
+        """Write what is pending now, in the thread that asks."""
+        self._write()
+
     def end(self) -> None:
         """Write what is left, and stop."""
         self._ending.set()
@@ -45,6 +49,10 @@ class Teller:
             self._write()
 
     def _write(self) -> None:
+        with self._writing:
+            self._write_alone()
+
+    def _write_alone(self) -> None:
         with self._lock:
             new, self._pending = self._pending, []
         if not new:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from luthier.testing.durability import failures, guards, kills
+from luthier.testing.durability import failures, guards, kills, searches
 from luthier.testing.durability.jobs import real_jobs, toy_jobs
 from luthier.testing.durability.scoreboard import Score, current_commit, write
 from luthier.testing.forkserver import ForkServer
@@ -20,6 +20,7 @@ from luthier.testing.forkserver import ForkServer
 PRELOAD = (
     *("luthier.worker.supervisor", "luthier.testing.durability.actors"),
     *("luthier.testing.toy_engine", "torch._dynamo"),
+    *("luthier.search.conductor", "optuna"),
 )
 REAL = ("transformers", "sentence_transformers", "luthier.engine.run")
 
@@ -30,6 +31,7 @@ def main() -> int:
     add = parser.add_argument
     add("--kills", type=int, default=1000, help="kill -9, with the stand-in engine")
     add("--real-kills", type=int, default=200, help="kill -9, with the real engine")
+    add("--search-kills", type=int, default=200, help="kill -9, while searches go on")
     add("--thefts", type=int, default=50, help="stolen leases")
     add("--cancels", type=int, default=200, help="cancellations")
     add("--clients", type=int, default=64, help="clients that submit the same keys")
@@ -81,6 +83,12 @@ def _parts(
         parts.append(
             lambda: kills.kill_at_random(
                 place("kills"), toy_jobs(30, 8), forks, given.kills, pause_s=0.5, seed=seed
+            )
+        )
+    if given.search_kills:
+        parts.append(
+            lambda: searches.kill_searches(
+                place("searches"), forks, given.search_kills, pause_s=0.4, seed=seed
             )
         )
     if given.real_kills:
