@@ -12,7 +12,8 @@ import numpy as np
 
 from luthier.engine.decisions import Watch
 from luthier.engine.loop import Moments
-from luthier.engine.setup import KEPT, Setup, checkpoints, pretrained, prune
+from luthier.engine.oversight import Oversight, starting
+from luthier.engine.setup import KEPT, Setup, checkpoints, prune
 from luthier.errors import Problem, SpecError
 from luthier.evaluation.report import Report
 from luthier.spec import BestModelCheckpoint, EarlyStopping, TrainingCheckpoint
@@ -74,15 +75,23 @@ class Examiner(Moments):
         self._keep = next(
             (c.last_k_epochs for c in spec.callbacks if isinstance(c, TrainingCheckpoint)), 0
         )
+        self.oversight: Oversight | None = None
         self.latest: Measured | None = None
         self._latest_at = -1
 
     # --- moments of the loop ---------------------------------------------------------------
 
+    def step_began(self) -> None:
+        """Let an updater turn to its next phase."""
+        if self.setup.update is not None:
+            self.setup.update.began()
+
     def step_ended(self) -> bool:
         """Let an updater have its say; evaluate, where evaluation goes by steps."""
         if self.setup.update is not None:
             self.setup.update.stepped()
+        if self.oversight is not None:
+            self.oversight.stepped()
         every = self.setup.spec.training.eval_steps
         return every is not None and self.setup.position.done % every == 0 and self._examine()
 
@@ -107,10 +116,7 @@ class Examiner(Moments):
         self.setup.means.barrier()  # or another process might see what the first writes below
         if known:
             return self.judge.read(json.loads(record.read_text()))
-        model = self.setup.model
-        if self.setup.position.done:  # the record was lost, and this model is trained already
-            model = pretrained(self.setup)
-        found = self.judge.evaluate(model)
+        found = self.judge.evaluate(starting(self.setup))
         if found is not None and self.setup.means.writes:
             atomic.write_bytes(record, json.dumps(found.to_dict()).encode())
         return found
@@ -123,6 +129,8 @@ class Examiner(Moments):
         record = {"epoch": position.epoch, "step": position.done, **values}
         self.setup.history.evaluations.append(record)
         self.tell("evaluation", record)
+        if self.setup.update is not None and self.setup.update.preliminary:
+            return False  # it is not the model that is to be published
         return self._decide(values)
 
     def _values(self) -> dict[str, float]:
@@ -136,6 +144,8 @@ class Examiner(Moments):
             values["val_loss"] = loss
         self.latest = self.judge.evaluate_quickly(self.setup.model)
         self._latest_at = self.setup.position.done
+        if self.oversight is not None:
+            self.oversight.evaluated(self.latest)
         if self.latest is not None:
             values |= self.latest.metrics
         return values

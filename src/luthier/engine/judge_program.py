@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from luthier.engine.control import Control, Listener, obeying
+from luthier.engine.drifting import Side
 from luthier.engine.items import Items
 from luthier.engine.program_setup import ProgramData
 from luthier.engine.setup import Setup
@@ -48,6 +49,34 @@ class ProgramJudge:
         items = self.data.validation
         if items is None:
             return None
+        return self._evaluation(items, model)
+
+    def probed(self, model: Any) -> TaskEvaluation | None:
+        """The same of the general probe of the configuration file; None without."""
+        return None if self.data.probe is None else self._evaluation(self.data.probe, model)
+
+    def scored(self, model: Any, rows: np.ndarray) -> TaskEvaluation:
+        """Of some validation rows only, without further metrics."""
+        assert self.data.validation is not None
+        per_row = self._scored(self.data.validation, model, rows=rows)
+        metrics = {f"val_{name}": value for name, value in _means(per_row).items()}
+        return TaskEvaluation("program", f"{len(rows)} rows", metrics, per_row)
+
+    def sides(self) -> tuple[Side | None, Side]:
+        """Rows of former updates and new ones. Validation rows are strangers to the model, as new
+        rows are; the memory is what it was trained on, and serves where there are no others."""
+        assert self.data.new is not None
+        new = Side(self.data.new, np.arange(len(self.data.new)), "the new rows")
+        items, chunks = self.data.validation, self.data.chunks
+        earlier = np.flatnonzero(chunks < self.setup.learner.past.updates)
+        if items is not None and len(earlier):
+            return Side(items, earlier, "validation rows of former updates"), new
+        memory = self.data.remembered
+        if memory is None:
+            return None, new
+        return Side(memory, np.arange(len(memory)), "remembered rows"), new
+
+    def _evaluation(self, items: Items, model: Any) -> TaskEvaluation:
         started = time.perf_counter()
         for metric in self._further.values():
             metric.reset()
@@ -62,18 +91,25 @@ class ProgramJudge:
         return [_means(self._scored(items, model)) for items in self.data.tests]
 
     def _scored(
-        self, items: Items, model: Any, further: Sequence[Any] = ()
+        self,
+        items: Items,
+        model: Any,
+        further: Sequence[Any] = (),
+        *,
+        rows: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """The loss of each row, and whether it is right where there are classes."""
-        learner, size = self.setup.learner.inner, self.setup.spec.training
+        learner = self.setup.learner.inner
+        size = self.setup.spec.training.per_device_eval_batch_size
+        wanted = np.arange(len(items), dtype=np.int64) if rows is None else rows
         model.train(False)
         losses, right = [], []
         with torch.no_grad():
-            for start in range(0, len(items), size.per_device_eval_batch_size):
+            for start in range(0, len(wanted), size):
                 self._obey()
-                stop = min(start + size.per_device_eval_batch_size, len(items))
-                seen = learner.see(items.batch(np.arange(start, stop, dtype=np.int64)), model)
-                losses.append(learner.losses(seen).double().cpu().expand(stop - start))
+                part = wanted[start : start + size]
+                seen = learner.see(items.batch(part), model)
+                losses.append(learner.losses(seen).double().cpu().expand(len(part)))
                 labels = learner.labels(seen)
                 if labels is not None:
                     right.append((seen.scores.argmax(1) == labels).double().cpu())

@@ -2,8 +2,9 @@
 
 ``model_fn`` and ``data_module_fn`` are needed; ``loss_fn``, ``optimizer_fn``, ``lr_scheduler_fn``,
 ``metrics_fn``, ``train_transform``, ``train_target_transform``, ``test_transform``,
-``test_target_transform``, ``buffer_transform`` and ``buffer_target_transform`` are not. They are
-called with those of the job's arguments that they name (after Renate's configuration files).
+``test_target_transform``, ``buffer_transform``, ``buffer_target_transform`` and ``probe_data_fn``
+are not. They are called with those of the job's arguments that they name (after Renate's
+configuration files).
 """
 
 from __future__ import annotations
@@ -94,6 +95,10 @@ class Program:
             return None
         make, interval = self._call("lr_scheduler_fn")
         return make, interval
+
+    def probe(self) -> Any:
+        """Rows that are scored before and after an update, and never learnt; None without."""
+        return self._call("probe_data_fn") if self.has("probe_data_fn") else None
 
     def metrics(self) -> dict[str, Any]:
         """Further metrics by name, each with ``update(scores, targets)`` and ``compute()``."""

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -49,12 +49,16 @@ BATCH = 32
 class ProgramData:
     """What a run is measured on: remembered validation items, then the new ones. chunks: the
     number of the update that each came with. tests: of each chunk of a scenario, measured once
-    the update has ended, and never remembered."""
+    the update has ended, and never remembered. probe: the general probe of the file. new,
+    remembered: rows to train on and rows of the memory, transformed as for measuring."""
 
     program: Program
     validation: Items | None
     chunks: np.ndarray
     tests: tuple[Items, ...] = ()
+    probe: Items | None = None
+    new: Items | None = None
+    remembered: Items | None = None
 
     def remember(self) -> Stacked:
         """All of its rows, raw."""
@@ -116,6 +120,7 @@ def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup,
         replayed=replayed,
         merge=_merge(spec, data),
     )
+    learner.origin = start
     learner.lay_out()
     if not len(learner.index):
         raise DataError("there is nothing to train on", file="train_data()")
@@ -226,12 +231,30 @@ def _data(program: Program, module: Any, start: Path | None, past: Past) -> Prog
     test = program.transform("test_transform"), program.transform("test_target_transform")
     old = _stacked(start, "validation")
     chunks = np.array(past.chunks, dtype=np.int64)
-    if (new is None or not len(new)) and old is None:
-        return ProgramData(program, None, chunks, _tests(module, test))
-    there: Any = [] if new is None else new
-    items = Items(there, old, name="val_data()", transforms=test, old_transforms=test)
-    chunks = np.concatenate([chunks, np.full(items.new, past.updates, dtype=np.int64)])
-    return ProgramData(program, items, chunks, _tests(module, test))
+    items = None
+    if old is not None or (new is not None and len(new)):
+        there: Any = [] if new is None else new
+        items = Items(there, old, name="val_data()", transforms=test, old_transforms=test)
+        chunks = np.concatenate([chunks, np.full(items.new, past.updates, dtype=np.int64)])
+    memory, nothing = _stacked(start, "memory"), cast(Any, [])
+    return ProgramData(
+        program,
+        items,
+        chunks,
+        tests=_tests(module, test),
+        probe=_probe(program, test),
+        new=Items(module.train_data(), transforms=test),
+        remembered=None if memory is None else Items(nothing, memory, old_transforms=test),
+    )
+
+
+def _probe(program: Program, transforms: tuple[Any, Any]) -> Items | None:
+    found = program.probe()
+    if found is None:
+        return None
+    if not len(found):
+        raise DataError("probe_data_fn() gave no rows", file=str(program.file))
+    return Items(found, name="probe_data_fn()", transforms=transforms)
 
 
 def _tests(module: Any, transforms: tuple[Any, Any]) -> tuple[Items, ...]:

@@ -10,9 +10,11 @@ import torch
 
 from luthier.engine.control import Listener
 from luthier.engine.examine import Examiner
+from luthier.engine.oversight import starting
 from luthier.engine.read import Place
 from luthier.engine.setup import Setup, checkpointed, checkpoints, pretrained, prune
 from luthier.engine.state import OURS, write_state
+from luthier.engine.updating import UpdatingLearner
 from luthier.errors import CorruptBundle, NotFound
 from luthier.evaluation.report import Report, write_report
 from luthier.models.adapters import merge, merged, restore, save_adapter, trainable
@@ -43,17 +45,20 @@ def publish(
     """
     if isinstance(setup.model, TextModel):
         whole(setup.model)
-    model, is_last = _chosen(setup, examiner, tell)
+    oversight = examiner.oversight
+    skipped = oversight is not None and oversight.skips
+    model, is_last = (starting(setup), True) if skipped else _chosen(setup, examiner, tell)
     if setup.update is not None:
-        is_last = setup.update.end(model) and is_last
+        is_last = _ended(setup.update, model, examiner, skipped=skipped) and is_last
     after = examiner.latest if is_last and examiner.latest_is_current else None
     if after is None:
         after = examiner.judge.evaluate(model)
     tell("stage", {"name": "writing the result"})
-    report = examiner.judge.report(before, after, _facts(setup))
+    update = None if oversight is None else oversight.told(before, after, model)
+    report = examiner.judge.report(before, after, _facts(setup) | {"update": update})
     metrics = _metrics(setup, before, after, report)
-    if setup.update is not None:
-        metrics["update"] = setup.update.retention(before, after)
+    if update is not None:
+        metrics["update"] = update
         metrics["test"] = examiner.judge.tested(model)
         metrics["seconds"] = round(setup.position.seconds, 3)
     tell("report", metrics)
@@ -71,8 +76,8 @@ def publish(
             setup.history,
             {"objective": dict(setup.learner.objective.state_dict())},
         )
-        if setup.update is not None:
-            setup.update.save(ours, metrics["update"])
+        if oversight is not None and update is not None:
+            oversight.save(ours, update)
         (ours / "metrics.json").write_text(json.dumps(metrics))
         write_report(ours, report)
         (folder / "README.md").write_text(examiner.judge.card(report), encoding="utf-8")
@@ -95,6 +100,14 @@ def publish(
             prune(setup.place.folder / "best", 0)
     setup.means.barrier()
     return bundle or open_bundle(result)
+
+
+def _ended(update: UpdatingLearner, model: Any, examiner: Examiner, *, skipped: bool) -> bool:
+    """Let the updater have its last say. Returns whether the model is as it was."""
+    if skipped:
+        update.updater.detach(model)
+        return True
+    return update.end(model, examiner.judge.evaluate)
 
 
 def _chosen(setup: Setup, examiner: Examiner, tell: Listener) -> tuple[Any, bool]:

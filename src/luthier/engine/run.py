@@ -13,6 +13,7 @@ from luthier.engine.examine import Examiner, Judge, save_checkpoint
 from luthier.engine.judge_retrieval import RetrievalJudge
 from luthier.engine.loop import Loop
 from luthier.engine.means import Means
+from luthier.engine.oversight import Oversight
 from luthier.engine.precision import settled
 from luthier.engine.publish import finished, publish
 from luthier.engine.read import Place, read_data
@@ -61,7 +62,11 @@ def run(
     if spec.update.output_state_url is not None:  # also where an attempt died just before
         from luthier.engine.past import commit
 
-        commit(spec.update.output_state_url, bundle, place, tell)
+        if bundle.meta["metrics"]["update"]["promoted"]:
+            commit(spec.update.output_state_url, bundle, place, tell)
+        else:
+            message = f"{spec.update.output_state_url} stays as it is: nothing is committed"
+            tell("log", {"level": "warning", "message": message})
     return Outcome(bundle.path, bundle.meta["metrics"])
 
 
@@ -70,6 +75,10 @@ def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control, mean
     examiner = Examiner(setup, judge, tell)
     before = examiner.before()
     if setup.update is not None:
+        examiner.oversight = Oversight(setup, judge, before, tell)
+        if examiner.oversight.skips:
+            setup.close()
+            return publish(setup, examiner, before, tell)
         setup.update.start()
     tell("stage", {"name": "training"})
     if setup.random is not None:

@@ -62,6 +62,8 @@ class UpdatingLearner:
         merge: Merge | None = None,
     ) -> None:
         self.merge, self.merged = merge, dict[str, Any]()
+        self.origin: Path | None = None  # the bundle that the update starts from
+        self.curve: list[dict[str, Any]] = []  # what earlier chunks score on the way
         self.phase_steps = 0
         self.turn: Callable[[int], None] | None = None
         self.inner, self.updater, self.memory, self.past = learner, updater, memory, past
@@ -192,6 +194,7 @@ class UpdatingLearner:
         self.model.load_state_dict(weights)  # the checkpoint has what ``start`` did to them
         self.steps, self._offered = pending["steps"], pending["offered"]
         self._right, self._counted = pending["right"], pending["counted"]
+        self.curve = pending["curve"]
         self.memory.restore(pending["memory"])
         self.updater.restore(pending["updater"])
         if self.merge is not None:
@@ -336,6 +339,7 @@ class UpdatingLearner:
             "offered": self._offered,
             "right": self._right,
             "counted": self._counted,
+            "curve": self.curve,
             "memory": self.memory.state(),
             "updater": self.updater.state(),
             "merge": self.merge.state() if self.merge is not None else {},

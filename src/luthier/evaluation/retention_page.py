@@ -79,7 +79,6 @@ def _facts(update: Mapping[str, Any]) -> dict[str, Any]:
         "probe lost": probe.get("mean"),
         "drift": drift and f"{drift['decision']}: {drift['reason']}",
         "promoted": update.get("promoted"),
-        "seconds": update.get("seconds"),
         "memory": sizes and ", ".join(f"{n} {b:,} bytes" for n, b in sizes.items()),
     }
     return {name: value for name, value in found.items() if value not in (None, "", {})}
