@@ -74,8 +74,8 @@ def test_the_second_pass_draws_the_dropout_of_the_first(
     chunks = found._chunks(batch, 5)
     assert len(chunks) > 1
     places = torch.from_numpy(np.argsort(np.concatenate(chunks)))
-    vectors = torch.cat([found._embed(tokens.take(chunk)) for chunk in chunks])[places]
-    whole = found._compare(vectors.split(len(ROWS)), batch)
+    vectors = torch.cat([found.model.embed(tokens.take(chunk)).float() for chunk in chunks])[places]
+    whole = found.compare(vectors.split(len(ROWS)), batch)
     whole.backward()
     expected = [p.grad for m in found.modules() for p in m.parameters() if p.grad is not None]
     assert loss == pytest.approx(whole.item(), abs=1e-6)

@@ -45,8 +45,10 @@ class RetrievalJudge:
 
     def evaluate(self, model: Any) -> Evaluation | None:
         """Retrieval (or correlation) of a model on the evaluation set, if there is one."""
-        if self.set is None:
-            return None
+        return None if self.set is None else self.measured(model, self.set)
+
+    def measured(self, model: Any, found: EvaluationSet) -> Evaluation:
+        """The same on any set."""
         self.tell("stage", {"name": "evaluating"})
         model.execution = self.setup.model.execution  # all that is compared runs the same way
         place, plain = self.setup.place, model.execution == "padded"
@@ -63,8 +65,8 @@ class RetrievalJudge:
             return vectors
 
         if self.callback is None:
-            return evaluate(encode, self.set)
-        return evaluate(encode, self.set, k=self.callback.limit, distance=self.callback.distance)
+            return evaluate(encode, found)
+        return evaluate(encode, found, k=self.callback.limit, distance=self.callback.distance)
 
     def evaluate_quickly(self, model: Any) -> Evaluation | None:
         return self.evaluate(model)

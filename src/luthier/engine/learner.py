@@ -103,26 +103,24 @@ class EmbeddingLearner:
     def backward(self, batch: TextBatch, micro: int | None) -> float:
         if micro is None or micro >= len(batch):
             with self.device.autocast():
-                columns = self._embed_columns(batch)
-            loss = self._compare(columns, batch)
+                columns = self.embed_columns(batch, self.model)
+            loss = self.compare(columns, batch)
             self.device.backward(loss)
             return loss.item()
         return self._backward_in_chunks(batch, micro)
 
     def loss(self, batch: TextBatch) -> float:
         with torch.no_grad(), self.device.autocast():
-            return self._compare(self._embed_columns(batch), batch).item()
+            return self.compare(self.embed_columns(batch, self.model), batch).item()
 
-    def _embed(self, tokens: Tokens) -> Tensor:
-        embeddings: Tensor = self.model.embed(tokens)
-        return embeddings.float()
+    def embed_columns(self, batch: TextBatch, model: Any) -> Sequence[Tensor]:
+        """The vectors (n, d) of each role's texts by a model like the one that learns."""
+        if model.execution == "padded":  # each role padded for itself, as others do
+            return [_embedded(model, column) for column in batch.columns]
+        return torch.split(_embedded(model, Tokens.join(batch.columns)), len(batch))
 
-    def _embed_columns(self, batch: TextBatch) -> Sequence[Tensor]:
-        if self.model.execution == "padded":  # each role padded for itself, as others do
-            return [self._embed(column) for column in batch.columns]
-        return torch.split(self._embed(Tokens.join(batch.columns)), len(batch))
-
-    def _compare(self, columns: Sequence[Tensor], batch: TextBatch) -> Tensor:
+    def compare(self, columns: Sequence[Tensor], batch: TextBatch) -> Tensor:
+        """The objective of a batch, one number."""
         device = columns[0].device
         labels = None if batch.labels is None else batch.labels.to(device)
         targets = None if batch.targets is None else batch.targets.to(device)
@@ -137,19 +135,19 @@ class EmbeddingLearner:
         with torch.no_grad(), self.device.autocast():
             for chunk in chunks:
                 states.append(self._random_state())
-                parts.append(self._embed(chunk))
+                parts.append(_embedded(self.model, chunk))
         vectors = torch.empty(len(tokens), parts[0].shape[1], device=parts[0].device)
         places = [torch.from_numpy(texts).to(vectors.device) for texts in order]
         vectors[torch.cat(places)] = torch.cat(parts)
         vectors.requires_grad_()
-        loss = self._compare(torch.split(vectors, len(batch)), batch)
+        loss = self.compare(torch.split(vectors, len(batch)), batch)
         self.device.backward(loss)
         gradient = torch.zeros_like(vectors) if vectors.grad is None else vectors.grad
         after = self._random_state()
         for chunk, texts, state in zip(chunks, places, states, strict=True):
             self._set_random_state(state)  # the same dropout as in the first pass
             with self.device.autocast():
-                embeddings = self._embed(chunk)
+                embeddings = _embedded(self.model, chunk)
             # The gradient already bears the loss scale: accelerate must not scale it again.
             torch.autograd.backward([embeddings], [gradient[texts]])
         self._set_random_state(after)
@@ -176,3 +174,8 @@ class EmbeddingLearner:
             torch.cuda.set_rng_state(state, self.device.torch)
         else:
             torch.set_rng_state(state)
+
+
+def _embedded(model: Any, tokens: Tokens) -> Tensor:
+    embeddings: Tensor = model.embed(tokens)
+    return embeddings.float()

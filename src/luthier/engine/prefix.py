@@ -26,7 +26,6 @@ from torch import Tensor
 from luthier.engine.control import Listener
 from luthier.engine.device import Device
 from luthier.engine.resolved import Resolved
-from luthier.engine.tokenized import rows_seen
 from luthier.errors import DiskFull
 from luthier.models.freezing import (
     NotResumable,
@@ -80,11 +79,14 @@ def use_prefix(
     learner: EmbeddingLearner,
     plan: Plan,
     steps: int,
+    seen: np.ndarray | None,
     cache: Path,
     resolved: Resolved,
     tell: Listener,
 ) -> None:
     """Let the learner start above the model's fixed part, where there is one and it pays.
+
+    seen: the rows that are trained on, sorted; None: any of them.
 
     The choice is made once a run. What speaks against is told in the log.
     """
@@ -100,7 +102,6 @@ def use_prefix(
     if model.execution == "padded" or (part == "layers" and model.execution != "packed"):
         say(f"output is computed in each step: texts run {model.execution}")
         return
-    seen = rows_seen(plan, steps, len(learner.dataset))
     rows = np.arange(len(learner.dataset)) if seen is None else seen
     texts = DistinctTexts.of(learner.texts, learner.dataset.roles, rows)
     store = Store(model, texts, part, learner.device, cache / "prefix")

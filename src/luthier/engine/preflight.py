@@ -30,7 +30,7 @@ _EFFICIENCY = 0.4
 
 def preflight(setup: Setup, data: Data) -> dict[str, Any]:
     """Facts of the data, the texts that will be cut, the batch, the steps, the likely time."""
-    dataset, plan, measured = setup.learner.dataset, setup.plan, data.queries
+    dataset, plan, measured = setup.plain.dataset, setup.plan, data.queries
     lengths = {role: _token_lengths(setup, role) for role in dataset.roles}
     everything = np.concatenate(list(lengths.values()))
     limit = setup.model.max_length
@@ -78,7 +78,7 @@ def say(report: dict[str, Any], notes: tuple[str, ...], tell: Listener) -> None:
 
 
 def _token_lengths(setup: Setup, role: str) -> np.ndarray:
-    dataset = setup.learner.dataset
+    dataset = setup.plain.dataset
     count = min(len(dataset), _SAMPLED_TEXTS)
     rows = np.linspace(0, len(dataset) - 1, count).astype(np.int64)
     found: np.ndarray = setup.model.token_lengths(dataset.texts(role, rows))

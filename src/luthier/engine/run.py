@@ -11,6 +11,7 @@ from luthier.engine import preflight
 from luthier.engine.control import Control, Listener, ignore, keep_going
 from luthier.engine.examine import Examiner, Judge, save_checkpoint
 from luthier.engine.judge_retrieval import RetrievalJudge
+from luthier.engine.judge_update import UpdateJudge
 from luthier.engine.loop import Loop
 from luthier.engine.means import Means
 from luthier.engine.oversight import Oversight
@@ -113,7 +114,8 @@ def _prepared(
         data = read_data(spec, place, tell)
         setup = prepare(spec, place, data, tell)
         preflight.say(preflight.preflight(setup, data), setup.plan.notes, tell)
-        return setup, RetrievalJudge(setup, data, tell, control)
+        judged = RetrievalJudge if setup.update is None else UpdateJudge
+        return setup, judged(setup, data, tell, control)
     if spec.task == "program":
         from luthier.engine.judge_program import ProgramJudge
         from luthier.engine.program_setup import prepare_program

@@ -12,8 +12,10 @@ import numpy as np
 
 from luthier.batches import Plan, make_plan
 from luthier.data import Dataset, facts
+from luthier.engine.beginning import Beginning, begin, updating
 from luthier.engine.control import Listener
 from luthier.engine.device import Device
+from luthier.engine.embedding_pupil import EmbeddingPupil
 from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.means import Means
 from luthier.engine.memory import MOST_ROWS, rows_that_fit
@@ -80,6 +82,11 @@ class Setup:
     measured: dict[str, Any] = field(default_factory=dict)  # of the machine; for the metrics
     update: UpdatingLearner | None = None  # the learner, where it learns on from what it was
 
+    @property
+    def plain(self) -> Any:
+        """The learner without an updater about it."""
+        return self.learner if self.update is None else self.update.inner
+
     def close(self) -> None:
         """Stop what still works in the background once training has ended."""
         if self.tokenized is not None:
@@ -121,26 +128,31 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
     device = Device(training.device, precision)
     checkpoint = newest_bundle(checkpoints(place), say_bad(tell))
 
+    begun = begin(spec, place, resolved, tell)
+
     def load(checkpoint: Path | None) -> Any:
-        return _load_model(spec, place, checkpoint, device)
+        return _load_model(spec, place, checkpoint, device, begun)
 
     seed_everything(training.seed)
     tell("stage", {"name": "loading the model"})
     model = load(checkpoint.path if checkpoint is not None else None)
     wants = needs(spec.objective)
-    dataset = train_form(data.train, spec)
+    dataset, old = with_remembered(train_form(data.train, spec), begun, tell)
     objective = build_objective(
         spec.objective,
         dim=model.dim,
         num_classes=dataset.num_classes if dataset.form == "labelled" else 0,
         form=dataset.form,
     ).to(device.torch)
-    learner = EmbeddingLearner(model, objective, dataset, device)
+    learner = EmbeddingPupil(
+        model, objective, dataset, device, old=old, per_class=training.num_items_per_class
+    )
     _choose_execution(learner, training.execution, resolved, tell)
     batch_size = training.per_device_train_batch_size or _found_batch_size(learner, resolved, tell)
     effective = batch_size * training.gradient_accumulation_steps
+    update = updating(spec, learner, begun, effective) if begun.updater is not None else None
     plan = make_plan(
-        dataset,
+        dataset if update is None else dataset.take(update.index),
         batch_size=effective,
         num_items_per_class=training.num_items_per_class,
         sampler=training.sampler,
@@ -148,19 +160,23 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         objective=wants,
     )
     total_steps = total_steps_of(spec, plan)
-    seen = rows_seen(plan, total_steps, len(dataset))
+    # Beside a memory any row may be asked for, and what replays has no part of its own.
+    seen = rows_seen(plan, total_steps, len(dataset)) if update is None else None
     tokenized = tokenize_once(model, dataset, place.cache, seen)
     learner.texts = tokenized or learner.texts
-    use_prefix(learner, plan, total_steps, place.cache, resolved, tell)
-    use_active_vocabulary(
-        learner,
-        training,
-        seen,
-        resolved,
-        tell,
-        fresh=checkpoint is None,
-        tokenized=tokenized is not None and tokenized.ready,
-    )
+    use_prefix(learner, plan, total_steps, seen, place.cache, resolved, tell)
+    if update is None:
+        use_active_vocabulary(
+            learner,
+            training,
+            seen,
+            resolved,
+            tell,
+            fresh=checkpoint is None,
+            tokenized=tokenized is not None and tokenized.ready,
+        )
+    else:
+        update.steps_per_epoch = plan.steps_per_epoch
     optimization = build_optimization(
         training,
         trained(model),
@@ -173,13 +189,15 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         embedding=model.token_embedding if training.optim == "SparseAdam" else None,
     )
     micro = batch_size if training.gradient_accumulation_steps > 1 else None
-    position = Position(micro=micro or _found_micro(learner, effective, resolved, tell))
+    if update is None:  # an update's step is never cut
+        micro = micro or _found_micro(learner, effective, resolved, tell)
+    position = Position(micro=micro)
     setup = Setup(
         spec,
         place,
         device,
         model,
-        learner,
+        update or learner,
         plan,
         optimization,
         position,
@@ -189,6 +207,7 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         None,
         tokenized,
         load,
+        update=update,
     )
     if checkpoint is not None:
         restore_trained(model, checkpoint)
@@ -209,10 +228,27 @@ def train_form(dataset: Dataset, spec: JobSpec) -> Dataset:
     return dataset if used == dataset.form else dataset.as_labelled()
 
 
-def _load_model(spec: JobSpec, place: Place, checkpoint: Path | None, device: Device) -> Any:
+def with_remembered(new: Dataset, begun: Beginning, tell: Listener) -> tuple[Dataset, int]:
+    """Remembered rows before the new ones, and how many they are."""
+    file = begun.file("memory.arrow")
+    if begun.updater is None or file is None:
+        return new, 0
+    from luthier.data.remembered import joined, kept
+
+    old = kept(file)
+    say = f"{len(new):,} new rows, {len(old):,} remembered, update {begun.past.updates + 1}"
+    tell("log", {"level": "info", "message": say})
+    return joined(old, new, begun.past.updates + 1), len(old)
+
+
+def _load_model(
+    spec: JobSpec, place: Place, checkpoint: Path | None, device: Device, begun: Beginning
+) -> Any:
     adapted = spec.adapter.lora_r is not None  # a checkpoint has its adapters beside the model
     if checkpoint is not None and not adapted:
         source: Path | None = checkpoint
+    elif begun.updater is not None:
+        source = begun.weights
     else:
         source = place.artifacts(spec.model.artifact) if spec.model.artifact else None
     model = load_text_model(spec.model, artifact=source, device=str(device.torch))

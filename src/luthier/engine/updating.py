@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,7 +57,7 @@ class UpdatingLearner:
         past: Past,
         *,
         name: str,
-        validation: Validation,
+        validation: Validation | None,
         seed: int,
         replayed: int,
         merge: Merge | None = None,
@@ -67,7 +68,8 @@ class UpdatingLearner:
         self.phase_steps = 0
         self.turn: Callable[[int], None] | None = None
         self.inner, self.updater, self.memory, self.past = learner, updater, memory, past
-        self.name, self.validation, self.seed, self.replayed = name, validation, seed, replayed
+        self.name, self.seed, self.replayed = name, seed, replayed
+        self.validation: Any = validation  # None: until there is a judge
         self.steps, self.steps_per_epoch = 0, 0
         self._offered = 0
         self._right = self._counted = 0
@@ -145,13 +147,13 @@ class UpdatingLearner:
     def _replay(self) -> Seen | None:
         if self.updater.learns != "new" or not self.replayed:
             return None
-        slots = self.updater.extend(self.memory, self.replayed, self.steps)
+        slots = self.updater.extend(self.memory, self.replayed, self.steps, self.inner.per_class)
         if not len(slots):
             return None
         seen: Seen = self.inner.see(self.inner.fetch(self.memory.rows[slots]))
         kept = {name: self.memory.noted(name, slots) for name in self.memory.kept}
         self._drawn = slots
-        return Seen(seen.batch, seen.scores, seen.features, kept, seen.counts)
+        return replace(seen, kept=kept)
 
     def _smooth(self, seen: Seen) -> None:
         """What was noted of rows moves towards what the model says of them now."""

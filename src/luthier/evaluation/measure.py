@@ -36,7 +36,8 @@ class Evaluation:
     per_query: for retrieval every metric, float64 [q]; for scored and margin sets
     ``similarity`` and ``target``, float64 [n]. metrics: their means (or correlations).
     top: int64 [q, k] rows of the index, best first, -1 where there are fewer; scores beside
-    them. set_id: evaluations with the same one can be compared.
+    them. set_id: evaluations with the same one can be compared. earlier: of the sets of former
+    updates, of the same model.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Evaluation:
     top: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     scores: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     seconds: float = 0.0
+    earlier: tuple[Evaluation, ...] = ()
 
     @property
     def main(self) -> str:
@@ -71,6 +73,7 @@ class Evaluation:
             "top": self.top.tolist(),
             "scores": [[_shown(s) for s in row] for row in self.scores.tolist()],
             "seconds": self.seconds,
+            **({"earlier": [found.to_dict() for found in self.earlier]} if self.earlier else {}),
         }
 
     @classmethod
@@ -90,6 +93,7 @@ class Evaluation:
             top=np.asarray(data["top"], dtype=np.int64).reshape(q, k if q else 0),
             scores=np.asarray(scores, dtype=np.float64).reshape(q, k if q else 0),
             seconds=data["seconds"],
+            earlier=tuple(cls.from_dict(found) for found in data.get("earlier", ())),
         )
 
 

@@ -6,7 +6,8 @@ Facts of an updater's card:
     labels   whether it is for rows with classes only
     fresh    whether each update trains a new model
     program  whether it is for models of configuration files only: it changes what they are made
-             of, or trains nothing but their head
+             of, trains nothing but their head, or asks for features of inner layers
+    rows     whether it compares the scores of a row with scores of the same row at another time
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ def _card(
     labels: bool = False,
     fresh: bool = False,
     program: bool = False,
+    rows: bool = False,
 ) -> Card:
     facts: dict[str, Any] = {"memory": memory, "labels": labels, "fresh": fresh}
-    facts["program"] = program
+    facts |= {"program": program, "rows": rows}
     more = _SHARED if shared is True else shared or ()
     return Card(
         "updater",
@@ -104,6 +106,7 @@ CARDS: tuple[Card, ...] = (
         Option("distance", "mse", '"mse", or "huber", whose pull is bounded'),
         shared=_NOTED,
         paper="Buzzega et al. 2020, Dark Experience for General Continual Learning",
+        rows=True,
     ),
     _card(
         "Robust-DER",
@@ -114,6 +117,7 @@ CARDS: tuple[Card, ...] = (
         shared=_NOTED,
         paper="Buzzega et al. 2020; Huber 1964, Robust Estimation of a Location Parameter",
         memory="greedy_balanced",
+        rows=True,
     ),
     _card(
         "POD-ER",
@@ -123,6 +127,7 @@ CARDS: tuple[Card, ...] = (
         *_POOLED,
         shared=_NOTED,
         paper="Douillard et al. 2020, PODNet",
+        program=True,
     ),
     _card(
         "CLS-ER",
@@ -132,6 +137,7 @@ CARDS: tuple[Card, ...] = (
         Option("beta", 0.1, "weight of the distance to the surer copy"),
         *_AVERAGES,
         paper="Arani et al. 2022, Learning Fast, Learning Slow",
+        rows=True,
     ),
     _card(
         "Super-ER",
@@ -147,6 +153,7 @@ CARDS: tuple[Card, ...] = (
         *_prefixed("pod", _POOLED),
         shared=_NOTED,
         paper="Renate's combination of the four",
+        program=True,
     ),
     _card(
         "Offline-ER",
@@ -192,6 +199,7 @@ CARDS: tuple[Card, ...] = (
         paper="Li and Hoiem 2016, Learning without Forgetting",
         memory=None,
         shared=False,
+        rows=True,
     ),
     _card(
         "L2-SP",

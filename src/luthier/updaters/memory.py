@@ -99,6 +99,22 @@ class Memory:
                 return drawn[np.sort(first)[:count]]
         return np.argsort(numbers(word, len(self)))[:count]
 
+    def draw_classes(self, count: int, per_class: int, *key: object) -> Rows:
+        """At most ``count`` different slots, ``per_class`` of each class that is drawn where it
+        has so many; classes of one slot come last, for they compare with nothing."""
+        order = np.argsort(numbers(derive(self.seed, "draw", *key), len(self)))
+        labels = self.labels[order]
+        _, first, of, sizes = np.unique(
+            labels, return_index=True, return_inverse=True, return_counts=True
+        )
+        place = np.lexsort((first, sizes < 2))  # classes in the order of their first slot
+        turn = np.empty_like(place)
+        turn[place] = np.arange(len(place))
+        by_class = np.argsort(of, kind="stable")
+        within = np.empty_like(of)
+        within[by_class] = np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return order[np.lexsort((turn[of], within // per_class))][:count]
+
     # --- between updates ---------------------------------------------------------------------
 
     def keep(self, slots: Rows) -> None:

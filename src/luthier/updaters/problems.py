@@ -14,6 +14,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "distance": ("mse", "huber"),
     "distillation_type": ("spatial", "pixel", "channel", "width", "height", "gap"),
 }
+#: Kinds of jobs whose rows have one score each: logits of classes, or vectors.
+_WHOLE = ("embedding", "text-classification", "image-classification")
 _SHARES = ("probability", "update_weight", "shrink_factor", "weight_new_data", "gamma", "dropout")
 _POSITIVE = ("temperature", "loss_weight_new_data", "lora_r", "lora_alpha", "ridge")
 
@@ -23,9 +25,6 @@ def problems(spec: JobSpec) -> list[Problem]:
     update = spec.update
     if update.updater is None:
         return []
-    if spec.task != "program":
-        message = f"updates are for the models of configuration files; this job is '{spec.task}'"
-        return [Problem("updater", message, "use luthier.tuning.run_training_job")]
     try:
         card = find("updater", update.updater)
     except NotFound as error:
@@ -33,20 +32,39 @@ def problems(spec: JobSpec) -> list[Problem]:
     unknown = card.unknown_options(update.updater_options, "updater_options")
     merge = merge_problems(update, card)
     if spec.task != "program":
-        merge += _program_only(card, update)
+        merge += _elsewhere(spec, card)
     return [*unknown, *_values(card, update), *_memory(card, update), *merge]
 
 
-def _program_only(card: Card, update: UpdateSpec) -> list[Problem]:
-    """What is for the models of configuration files."""
+def _elsewhere(spec: JobSpec, card: Card) -> list[Problem]:
+    """What is not for encoders, or not for this task."""
+    update, kind = spec.update, spec.task
     found = []
-    if card.facts.get("program"):
-        message = f"{card.name} is for the models of configuration files"
-        found.append(Problem("updater", message, "use DER, ER or another updater"))
-    if update.merge != "none":
-        message = "weights are merged for the models of configuration files only"
-        found.append(Problem("merge", message, "leave it out"))
+    several = spec.training.gradient_accumulation_steps > 1
+    if several:
+        message = "an update takes its steps whole"
+        found.append(Problem("gradient_accumulation_steps", message, "give a larger batch_size"))
+    for name in ("probe_budget", "stability_steps", "drift"):
+        if getattr(update, name) != UpdateSpec.model_fields[name].default:
+            message = "is for the models of configuration files"
+            found.append(Problem(name, message, "leave it out"))
+    reason = _unfit(spec, card)
+    if reason:
+        hint = "use ER" if kind not in _WHOLE else "use DER, ER or another updater"
+        found.append(Problem("updater", f"{card.name} {reason}", hint))
     return found
+
+
+def _unfit(spec: JobSpec, card: Card) -> str | None:
+    """Why an updater is not for this job's rows."""
+    if card.facts["program"]:
+        return "is for the models of configuration files"
+    classes = spec.task in _WHOLE and spec.task != "embedding" and not spec.processing.multi_label
+    if card.facts["labels"] and not classes:
+        return f"is for rows of one class each; this job is '{spec.task}'"
+    if card.facts["rows"] and spec.task not in _WHOLE:
+        return f"compares the scores of whole rows, of which '{spec.task}' has none"
+    return None
 
 
 def program_problems(spec: JobSpec) -> list[Problem]:

@@ -224,8 +224,10 @@ class Updater:
         for part, before in zip_longest(self.parts, past or ()):
             part.start(pupil, before)
 
-    def extend(self, memory: Memory, count: int, step: int) -> Rows:
-        """The slots whose rows go along with a step."""
+    def extend(self, memory: Memory, count: int, step: int, per_class: int = 0) -> Rows:
+        """The slots whose rows go along with a step; per_class: so many of a class together."""
+        if per_class:
+            return memory.draw_classes(count, per_class, step)
         return memory.draw(count, step)
 
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> list[Term]:
