@@ -132,10 +132,11 @@ class ProgramLearner(RowPupil):
         through = self.model if model is None else model
         with self.device.autocast():
             if not self._features:
-                return Seen((inputs, targets), _scores(through(inputs)))
+                scores = _scores(through(inputs))
+                return Seen((inputs, targets), scores, counts=_scored(scores, targets))
             with Watched(through) as caught:
                 scores = _scores(through(inputs))
-        return Seen((inputs, targets), scores, tuple(caught))
+        return Seen((inputs, targets), scores, tuple(caught), counts=_scored(scores, targets))
 
     def losses(self, seen: Seen, allowed: Tensor | None = None) -> Tensor:
         loss = self._loss(among(seen.scores.float(), allowed), seen.batch[1])
@@ -194,6 +195,14 @@ class Watched:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def _scored(scores: Tensor, targets: Any) -> Tensor | None:
+    """Which tokens (n, t) have a target, of scores (n, t, v): all but -100, as torch ignores it."""
+    words = isinstance(targets, Tensor) and not targets.is_floating_point()
+    if scores.dim() != 3 or not words or targets.shape != scores.shape[:2]:
+        return None
+    return targets != -100
 
 
 def _scores(output: Any) -> Tensor:
