@@ -16,9 +16,11 @@ from luthier.api import submit
 from luthier.doors.config_file import ConfigFile, arguments_of
 from luthier.doors.tuning import RENAMED, tuning_spec
 from luthier.errors import Problem, SpecError, nearest
+from luthier.evaluation.forgetting import forward_transfer
 from luthier.evaluation.retention import experiment
 from luthier.runs.client import Run
 from luthier.store.atomic import write_bytes
+from luthier.store.states import head
 
 #: Where data is looked for and put, where nobody says.
 WORKING_DIRECTORY = "~/.luthier/tuning"
@@ -123,27 +125,27 @@ def execute_experiment_job(
     """Update again and again, chunk after chunk, and measure every chunk after each update.
 
     Args:
-        experiment_outputs_url: a new folder: ``state`` in it has the state of the model, and
-            ``experiment.json`` what is returned.
+        experiment_outputs_url: a new folder, or a place in a bucket (``s3://bucket/prefix``):
+            ``state`` in it has the state of the model, and ``experiment.json`` what is returned.
         num_updates: how many chunks, from 0.
         words: further ones of ``run_training_job``.
 
     Returns ``matrix`` (rows are updates, columns the test rows of chunks, or the validation rows
     of those so far where there are no test rows), ``score`` (accuracy or loss), ``average``,
-    ``forgetting``, ``backward_transfer`` and ``seconds`` of each update. Raises SpecError, and
-    whatever an update raises; those before it stay.
+    ``forgetting``, ``backward_transfer``, ``forward_transfer`` (against a fresh model; of test
+    rows), ``seconds`` of each update, and whether each was ``promoted``: the row of one that was
+    not is that of the model that stayed. Raises SpecError, and whatever an update raises; those
+    before it stay.
     """
-    folder = located(experiment_outputs_url)
-    if folder is None or "://" in folder:
-        message = f"results are written into a folder, not to {folder}"
-        raise SpecError([Problem("experiment_outputs_url", message)])
+    place = _outputs(experiment_outputs_url)
     if num_updates < 1:
         raise SpecError([Problem("num_updates", f"is 1 or more, not {num_updates}")])
-    state, summary = Path(folder) / "state", Path(folder) / "experiment.json"
-    if state.exists():
-        message = f"{folder} has the updates of an experiment already"
+    state = f"{place}/state"
+    if head(state):
+        message = f"{place} has the updates of an experiment already"
         raise SpecError([Problem("experiment_outputs_url", message, "name a new folder")])
-    updates = []
+    updates: list[dict[str, Any]] = []
+    found: dict[str, Any] = {}
     for chunk in range(num_updates):
         run = run_training_job(
             mode,
@@ -157,11 +159,47 @@ def execute_experiment_job(
             **words,
         )
         updates.append(run.metrics())
-        name, rows = _matrix(updates)
-        found = experiment(rows, less_is_better=name == "loss") | {"score": name}
-        found["seconds"] = [update["seconds"] for update in updates]
-        write_bytes(summary, json.dumps(found, indent=1).encode())
+        found = _experiment(updates)
+        _write(f"{place}/experiment.json", json.dumps(found, indent=1).encode())
     return found
+
+
+def _outputs(url: str | Path) -> str:
+    """Where an experiment goes. Raises SpecError for what can hold no state."""
+    place = located(url)
+    scheme = place.partition("://")[0] if place and "://" in place else ""
+    if place is None or scheme not in ("", "s3", "s3a"):
+        message = f"results go into a folder or to s3://bucket/prefix, not to {place}"
+        raise SpecError([Problem("experiment_outputs_url", message)])
+    return place.rstrip("/")
+
+
+def _write(url: str, content: bytes) -> None:
+    if "://" not in url:
+        write_bytes(Path(url), content)
+        return
+    from luthier.store.object_store import put
+
+    put(url, content)
+
+
+def _experiment(updates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a series of updates did, by their metrics."""
+    name, rows = _matrix(updates)
+    promoted = [bool(update["update"]["promoted"]) for update in updates]
+    for i, stays in enumerate(promoted):
+        if not stays and i:  # what is used on is the model of before
+            rows[i] = list(rows[i - 1])
+    loss = name == "loss"
+    fresh = updates[0]["update"].get("fresh") or []
+    known = [test[name] for test in fresh if name in test]
+    return {
+        **experiment(rows, less_is_better=loss),
+        "forward_transfer": forward_transfer(rows, known, less_is_better=loss),
+        "score": name,
+        "seconds": [update["seconds"] for update in updates],
+        "promoted": promoted,
+    }
 
 
 def _matrix(updates: Sequence[Mapping[str, Any]]) -> tuple[str, list[list[float]]]:

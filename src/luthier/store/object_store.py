@@ -62,6 +62,20 @@ def fetch(uri: str, target: Path, known: str | None) -> str:
     return fingerprint
 
 
+def put(uri: str, content: bytes) -> None:
+    """Write an object whole, in place of one that is there.
+
+    Raises MissingExtra or LuthierError when a package is needed, UnsafeLocation, and StoreError
+    for what a remote store may answer, a bucket that is not there among it.
+    """
+    system, path = _open(uri)
+    try:
+        with _errors_of(uri, system, path, "written"):
+            system.pipe_file(path, content)
+    except DataError as error:  # what cannot be found is the bucket
+        raise StoreError("cannot be written", where=uri, hint=error.hint) from error
+
+
 def _open(uri: str) -> tuple[Any, str]:
     """The file system of a URI, and the path in it."""
     import fsspec
@@ -93,7 +107,7 @@ def _open(uri: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _errors_of(uri: str, system: Any, path: str) -> Iterator[None]:
+def _errors_of(uri: str, system: Any, path: str, done: str = "fetched") -> Iterator[None]:
     """Say in our words what went wrong on the other side.
 
     Clients have exceptions of their own, many outside of OSError (botocore's all are), so
@@ -115,7 +129,7 @@ def _errors_of(uri: str, system: Any, path: str) -> Iterator[None]:
             raise  # our own disk
         text = " ".join(str(error).split()) or type(error).__name__
         raise StoreError(
-            f"cannot be fetched: {text}", where=uri, hint=_credentials(scheme)
+            f"cannot be {done}: {text}", where=uri, hint=_credentials(scheme)
         ) from error
 
 
