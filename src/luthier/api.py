@@ -74,6 +74,7 @@ def fit(
     scheduler_step: Literal["batch", "epoch"] | None = None,
     *,
     search: Mapping[str, Any] | str | None = None,
+    update: Mapping[str, Any] | str | None = None,
     args: Any = None,
     wait: bool = False,
     idempotency_key: str | None = None,
@@ -91,11 +92,13 @@ def fit(
         batch_size: rows a step; None finds the largest that fits in memory.
         callbacks: from ``luthier.callback``.
         search: ranges by word, and the settings of the search; or "default". See docs/search.md.
+        update: learn on without forgetting: an updater by name, or ``{"updater": "DER",
+            "memory_size": 500, …}``. See docs/continual.md.
         args: ``luthier.TrainingArguments`` instead of the words for how to train.
         wait: stay, show progress, and return the finished run. Ctrl-C leaves it running.
         idempotency_key: submitting the same key again returns the same run.
         training: any other field of the spec's training part by its name, e.g. ``max_steps``;
-            ``task`` and how its rows are read; ``lora_r`` and its kin.
+            ``task`` and how its rows are read; ``lora_r`` and its kin; fields of an update.
 
     Raises:
         SpecError: with every problem of the job, before anything is queued.

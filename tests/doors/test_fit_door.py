@@ -66,9 +66,7 @@ class TestFit(DoorCase):
     base = {"model": "all-minilm-l6-v2", "train_data": DATA}  # noqa: RUF012
     beside = (*RUN_WORDS, "args")  # those have a door of their own
     unsaid = {  # noqa: RUF012
-        f"{group}.{leaf}": "run_training_job says it: updates are for programs"
-        for group, kind in (("update", UpdateSpec), ("program", ProgramSpec))
-        for leaf in kind.model_fields
+        f"program.{leaf}": "run_training_job says it" for leaf in ProgramSpec.model_fields
     }
     reaches = (
         Word("model", "bert-base-en", "model.name"),
@@ -106,6 +104,28 @@ class TestFit(DoorCase):
                 "source_lang": "en_XX",
                 "target_lang": "de_DE",
                 "generation": {"num_beams": 2},
+            }.items()
+        ),
+        Word("update", "DER", "update.updater"),
+        Word("update", {"updater": "ER", "memory_size": 9}, "update.memory_size", becomes=9),
+        Word("updater", "EWC", "update.updater"),
+        *(
+            Word(word, value, f"update.{word}", beside={"updater": "ER"})
+            for word, value in {
+                "updater_options": {"alpha": 0.5},
+                "memory": "sliding_window",
+                "memory_size": 50,
+                "memory_batch_size": 4,
+                "input_state_url": "before",
+                "output_state_url": "after",
+                "forgetting_budget": 0.1,
+                "forgetting_budget_each": 0.2,
+                "probe_budget": 0.1,
+                "on_forgetting": "warn",
+                "stability_steps": 5,
+                "drift": "report",
+                "merge": "ema",
+                "merge_options": {"decay": 0.9},
             }.items()
         ),
         Word(

@@ -149,6 +149,22 @@ eval_steps                  eval_steps                  steps between; none: eac
 callbacks                   callbacks                   a list, each with its kind
 task                        task                        embedding, text-classification, …
 search                      search                      learning_rate='loguniform(1e-5, 1e-3)', …
+[update]
+updater                     updater                     learn on without forgetting: ER, DER, LwF, …
+updater_options             updater_options             for the updater
+memory                      memory                      which rows are remembered
+memory_size                 memory_size                 how many
+memory_batch_size           memory_batch_size           of them in a step; none: as many as new ones
+input_state_url             input_state_url             a state to go on from: folder or s3://
+output_state_url            output_state_url            where the next state is committed
+forgetting_budget           forgetting_budget           share that earlier chunks may lose, in mean
+forgetting_budget_each      forgetting_budget_each      share that any of them may lose
+probe_budget                probe_budget                share that the general probe may lose
+on_forgetting               on_forgetting               what becomes of a result that lost more
+stability_steps             stability_steps             look at earlier chunks every so many steps
+drift                       drift                       compare new rows with those before
+merge                       merge                       of weights, once they are trained
+merge_options               merge_options               for the merge
 [processing]
 columns                     columns                     role=column, where names do not tell
 max_seq_length              max_seq_length              tokens of a row; none: what the model takes

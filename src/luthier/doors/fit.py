@@ -61,13 +61,15 @@ def fit_spec(
     loss_optimizer: str | None = None,
     loss_optimizer_options: Mapping[str, Any] | None = None,
     search: Mapping[str, Any] | str | None = None,
+    update: Mapping[str, Any] | str | None = None,
     **training: Any,
 ) -> JobSpec:
     """The spec that these words describe.
 
+    update: the name of an updater, or fields of ``UpdateSpec``; these are words as well.
     ``training`` takes any field of ``TrainingSpec`` by its own name (``max_steps``, ``seed``,
-    ``precision``, …), of ``AdapterSpec`` (``lora_r``, …) or of ``ProcessingSpec``, ``task``, and
-    ``num_fixed_layers``. Raises
+    ``precision``, …), of ``AdapterSpec`` (``lora_r``, …), ``UpdateSpec`` or ``ProcessingSpec``,
+    ``task``, and ``num_fixed_layers``. Raises
     SpecError with every problem.
     """
     problems: list[Problem] = []
@@ -110,7 +112,7 @@ def fit_spec(
             problems.append(Problem(FIXED, "given twice: here and in model_options"))
         fixed = training.pop(FIXED)
     task = training.pop("task", "embedding")
-    more, adapter, processing = _other_words(training, fields, problems)
+    more, adapter, processing, learns_on = _other_words(training, fields, problems)
     fields |= more
     data: dict[str, Any] = {
         "model": {
@@ -124,6 +126,7 @@ def fit_spec(
         "task": task,
         "adapter": adapter,
         "processing": processing,
+        "update": _update(update, learns_on, problems),
         "data": {"train": train_data, "eval": eval_data, "val_split": val_split},
         "objective": {
             "loss": loss,
@@ -146,13 +149,14 @@ def fit_spec(
 
 def _other_words(
     given: Mapping[str, Any], fields: Mapping[str, Any], problems: list[Problem]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The further words of training, those of an adapter, and those of a task."""
-    from luthier.spec import AdapterSpec, ProcessingSpec, TrainingSpec
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The further words of training, those of an adapter, of a task, and of an update."""
+    from luthier.spec import AdapterSpec, ProcessingSpec, TrainingSpec, UpdateSpec
 
     taken: dict[str, Any] = {}
     adapter: dict[str, Any] = {}
     processing: dict[str, Any] = {}
+    update: dict[str, Any] = {}
     for word, value in given.items():
         if word in fields:
             problems.append(Problem(word, f"given twice: fit() has a word of its own for '{word}'"))
@@ -162,12 +166,24 @@ def _other_words(
             adapter[word] = value
         elif word in ProcessingSpec.model_fields:
             processing[word] = value
+        elif word in UpdateSpec.model_fields:
+            update[word] = value
         else:
             hint = nearest(word, (*WORDS, "args"))
             if word in RENAMED:
                 hint = f"it is called '{RENAMED[word]}'"
             problems.append(Problem(word, "fit() knows no such word", hint))
-    return taken, adapter, processing
+    return taken, adapter, processing, update
+
+
+def _update(
+    given: Mapping[str, Any] | str | None, words: dict[str, Any], problems: list[Problem]
+) -> dict[str, Any]:
+    """The fields of an update, said at once or one by one."""
+    at_once = {"updater": given} if isinstance(given, str) else dict(given or {})
+    problems += [Problem(name, "given twice: here and in update")
+                 for name in at_once.keys() & words.keys()]  # fmt: skip
+    return {**words, **at_once}
 
 
 def _parse(data: dict[str, Any], problems: list[Problem]) -> JobSpec:
@@ -181,11 +197,11 @@ def _parse(data: dict[str, Any], problems: list[Problem]) -> JobSpec:
 
 
 def _words() -> tuple[str, ...]:
-    from luthier.spec import AdapterSpec, ProcessingSpec, TrainingSpec
+    from luthier.spec import AdapterSpec, ProcessingSpec, TrainingSpec, UpdateSpec
 
     own = [n for n in inspect.signature(fit_spec).parameters if n != "training"]
     others = ("task", *TrainingSpec.model_fields, *AdapterSpec.model_fields,
-              *ProcessingSpec.model_fields)  # fmt: skip
+              *ProcessingSpec.model_fields, *UpdateSpec.model_fields)  # fmt: skip
     more = [n for n in others if n not in own]
     return (*own, *RUN_WORDS, FIXED, *more)
 
