@@ -57,7 +57,7 @@ MAY = {
        "demo", "callback", "benchmark", "component", "evaluation", "engine.control", "updates",
        "search"},
     "demo": FOUNDATION | {"api", "runs", "data", "store", "evaluation", "cli", "inference"},
-    "benchmark": PARTS | {"engine", "demo"},
+    "benchmark": PARTS | {"engine", "demo", "tuning"},
     "__main__": {"cli"},
 }  # fmt: skip
 MAY["api"] = MAY["admission"] | {"admission"}
