@@ -22,6 +22,9 @@ from luthier.updaters.problems import program_problems
 if TYPE_CHECKING:
     from luthier.runs.connection import Home
 
+#: In ``warm_start``: the searches that led to the state that an update starts from.
+OF_STATE = "of the state"
+
 #: Rows that are read at submit to learn the form of the data; the worker reads them all.
 _HEAD_ROWS = 1000
 
@@ -85,11 +88,30 @@ def named(spec: JobSpec, home: Home) -> JobSpec:
             metric = "spearman"
         changes["metrics"] = (metric,)
     if spec.search.warm_start:
-        for name in spec.search.warm_start:
-            read_summary(home, name)  # it has finished
-        changes["warm_start"] = tuple(home.ledger.find(n).id for n in spec.search.warm_start)
+        names = [n for n in spec.search.warm_start if n != OF_STATE]
+        found = [home.ledger.find(name).id for name in names]
+        if len(names) < len(spec.search.warm_start):
+            found += _searches_of(spec.update.input_state_url, home)
+        for search_id in found:
+            read_summary(home, search_id)  # it has finished
+        changes["warm_start"] = tuple(dict.fromkeys(found))
+        changes["warm_start_top"] = spec.search.warm_start_top if found else 0
     search = spec.search.model_copy(update=changes)
     return spec.model_copy(update={"search": search})
+
+
+def _searches_of(url: str | None, home: Home) -> list[str]:
+    """The finished searches that led to a state, the newest first; none for a new model."""
+    found: list[str] = []
+    page = 1
+    while url is not None and (runs := home.ledger.runs(status="FINISHED", page=page, size=100)):
+        found += [
+            run.id
+            for run in runs
+            if run.spec.search is not None and run.spec.update.output_state_url == url
+        ]
+        page += 1
+    return found
 
 
 def to_file_source(path: Path) -> Source:

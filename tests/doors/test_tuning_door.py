@@ -11,7 +11,7 @@ from luthier.errors import SpecError
 from luthier.registry import cards
 from luthier.spec import BestModelCheckpoint, JobSpec, leaves
 from luthier.testing.doors import DoorCase, Word
-from luthier.tuning import choice, config_space, run_training_job, uniform
+from luthier.tuning import randint, run_training_job
 from luthier.updates import WORKING_DIRECTORY, located
 
 TEXT = '''
@@ -151,8 +151,7 @@ def test_renates_spellings_of_updaters(card) -> None:
 
 
 WRONG = {
-    "a range": ({"learning_rate": uniform(0.001, 0.1)}, {}, "learning_rate: is a range"),
-    "a choice": ({"batch_size": choice([32, 64])}, {}, "batch_size: is a range"),
+    "a range of several fields": ({"batch_size": randint(32, 512)}, {}, "batch_size: stands for"),
     "misspelt": ({"memory_sise": 3}, {}, "memory_sise"),
     "an argument misspelt": ({"widht": 3}, {}, "did you mean 'width'"),
     "of another type": ({"width": "large"}, {}, "model_fn wants int"),
@@ -186,11 +185,6 @@ def test_the_configuration_is_not_changed() -> None:
     space = {"learning_rate": 0.1, "width": 3}
     tuning_spec(space, config_file=FILE)
     assert space == {"learning_rate": 0.1, "width": 3}
-
-
-def test_default_spaces_have_ranges_that_are_told() -> None:
-    with pytest.raises(SpecError, match="is a range"):
-        tuning_spec(config_space("DER"), config_file=FILE, updater="DER")
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,11 @@ def walk(
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_same_seed_asks_for_the_same(algorithm: str) -> None:
     """Of every kind of parameter, those below a choice included."""
-    first = walk(algorithm, MIXED, bowl, 14)
-    assert walk(algorithm, MIXED, bowl, 14) == first
+    trials = 8 if algorithm == "gp" else 14
+    first = walk(algorithm, MIXED, bowl, trials)
+    assert walk(algorithm, MIXED, bowl, trials) == first
     if algorithm != "grid":
-        assert walk(algorithm, MIXED, bowl, 14, seed=1) != first
+        assert walk(algorithm, MIXED, bowl, trials, seed=1) != first
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "gp", "cmaes"])
@@ -84,8 +85,10 @@ def test_failed_trials_are_not_learnt_from_and_paused_ones_are() -> None:
     known = [Known(i, read.sample(i), "complete", (float(i),)) for i in range(8)]
     asked = planner.propose(9, known)
     assert planner.propose(9, [*known, Known(8, read.sample(8), "failed")]) == asked
-    paused = Known(8, read.sample(8), "paused", None, {1: -100.0})
-    assert planner.propose(9, [*known, paused]) != asked
+    waiting = [Known(k.number, k.point, "paused", None, {1: float(k.number)}) for k in known]
+    first = planner.propose(9, waiting)
+    waiting[7].curve[1] = -100.0
+    assert planner.propose(9, waiting) != first
 
 
 def test_a_constraint_s_violations_are_learnt_from() -> None:

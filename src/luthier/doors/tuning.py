@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.doors.config_file import ConfigFile, checked
+from luthier.doors.tuning_search import WORDS as SEARCH_WORDS
+from luthier.doors.tuning_search import ranges_of, searched
 from luthier.errors import NotFound, Problem, SpecError, nearest
 from luthier.registry import cards, find
 from luthier.spec import JobSpec, parse_spec
@@ -52,17 +54,6 @@ _DEVICES = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": 
 _PRECISIONS = {"32": "fp32", "32-true": "fp32", "bf16": "bf16", "bf16-mixed": "bf16",
                "16": "fp16", "16-mixed": "fp16"}  # fmt: skip
 
-#: Words that are for a search, with the value that asks for none.
-_SEARCH: dict[str, Any] = {
-    "n_workers": 1,
-    "scheduler": None,
-    "scheduler_kwargs": None,
-    "max_time": None,
-    "max_num_trials_started": None,
-    "max_num_trials_completed": None,
-    "max_num_trials_finished": None,
-    "max_cost": None,
-}
 #: Words that are for SageMaker, with the value that asks for nothing.
 _SAGEMAKER: dict[str, Any] = {
     "role": None,
@@ -103,10 +94,22 @@ def tuning_spec(
     """The job that these words describe.
 
     batch_memory_frac: the share of a batch that is remembered rows, where config_space gives
-    neither it nor ``memory_batch_size``. Raises SpecError with every problem.
+    neither it nor ``memory_batch_size``. With a range in config_space it is a search. Raises
+    SpecError with every problem.
     """
-    problems, given = _without_ranges(config_space)
-    problems += [*_elsewhere(backend, rest), *_machine(devices, strategy, task_id)]
+    if ranges_of(config_space):
+        words = {n: v for n, v in locals().items() if n not in ("config_space", "rest", "ranges")}
+        others = {n: v for n, v in rest.items() if n not in SEARCH_WORDS}
+        return searched(
+            config_space,
+            lambda space: tuning_spec(space, **words, **others),
+            metric=metric,
+            mode=mode,
+            seed=seed,
+            words=rest,
+        )
+    given = dict(config_space)
+    problems = [*_elsewhere(backend, rest), *_machine(devices, strategy, task_id)]
     settings = {k: given.pop(k, v) for k, v in _SETTINGS.items()}
     watched = {k: given.pop(k, v) for k, v in (_WATCHED | _MERGED).items()}
     name = settings["updater"] or updater
@@ -174,17 +177,6 @@ def _memory(updater: str) -> str | None:
     except NotFound:
         return "reservoir"
     return policy
-
-
-def _without_ranges(space: Mapping[str, Any]) -> tuple[list[Problem], dict[str, Any]]:
-    """Ranges are for a search."""
-    from luthier.tuning.config_spaces import as_domain
-
-    ranges = [key for key, value in space.items() if as_domain(value) is not None]
-    message = "is a range, and one training takes one value"
-    hint = "give a value; searching is not part of this version"
-    rest = {key: value for key, value in space.items() if key not in ranges}
-    return [Problem(key, message, hint) for key in ranges], rest
 
 
 def _updater_options(name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -269,15 +261,23 @@ def _elsewhere(backend: str, rest: Mapping[str, Any]) -> list[Problem]:
         message = f"'{backend}' is not there; jobs run on this machine"
         problems.append(Problem("backend", message, "use backend='local'"))
     for word, value in rest.items():
-        if word in _SEARCH:
-            if value != _SEARCH[word]:
+        if word in SEARCH_WORDS:
+            if value != SEARCH_WORDS[word]:
                 problems.append(Problem(word, "is for a search, and nothing is searched"))
         elif word in _SAGEMAKER:
             if value != _SAGEMAKER[word]:
                 problems.append(Problem(word, "is for SageMaker, and jobs run on this machine"))
         elif word != "job_name":
             own = inspect.signature(tuning_spec).parameters
-            known = [*own, *_SEARCH, *_SAGEMAKER, *RENAMED, "job_name", "working_directory", "wait"]
+            known = [
+                *own,
+                *SEARCH_WORDS,
+                *_SAGEMAKER,
+                *RENAMED,
+                "job_name",
+                "working_directory",
+                "wait",
+            ]
             problems.append(Problem(word, "no such word", nearest(word, known)))
     return problems
 

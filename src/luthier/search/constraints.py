@@ -36,7 +36,7 @@ class Constraint:
         """How far from allowed: 0 or less is allowed. Infinite where a value is no number."""
         try:
             found = _value(self.tree, {n: values[n] for n in self.names})
-        except (KeyError, TypeError, ZeroDivisionError, OverflowError):
+        except (KeyError, TypeError, ValueError, ArithmeticError):
             return math.inf
         if math.isnan(found):
             return math.inf

@@ -48,6 +48,19 @@ class Branches:
 
     cases: tuple[Space, ...]
 
+    def chosen_by(self, values: Mapping[str, Any]) -> int:
+        """The case that has the values that are told. Raises SpecError where none has."""
+
+        def fixed(case: Space) -> dict[str, Any]:
+            return {p: n.value for p, n in case.nodes if isinstance(n, Fixed)}
+
+        for index, case in enumerate(self.cases):
+            if all(values[p] == v for p, v in fixed(case).items() if p in values):
+                return index
+        told = {p: values[p] for case in self.cases for p in fixed(case) if p in values}
+        message = f"none of the choices has {told}"
+        raise SpecError([Problem(next(iter(told)), message)])
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -119,27 +132,27 @@ class Space:
         """The point with these values; what is not told is the middle of its range, or the
         first of its choices. Raises SpecError for a value that the space has not."""
         taken: set[str] = set()
-
-        def given(parameter: Parameter) -> Any:
-            path = parameter.name.rpartition("/")[2]
-            if path not in values:
-                return middle(parameter)
-            taken.add(path)
-            value = values[path]
-            domain = parameter.domain
-            if isinstance(domain, Categorical):
-                if value not in domain:
-                    raise SpecError([Problem(path, f"{value!r} is not one of its choices")])
-                return next(i for i, c in enumerate(domain.categories)
-                            if type(c) is type(value) and c == value)  # fmt: skip
-            if value not in parameter:
-                raise SpecError([Problem(path, f"{value!r} is outside of its range")])
-            return value
-
-        point = self.draw(given)[0]
+        point = self._point_of(values, taken, "")
         if unknown := sorted(set(values) - taken):
-            known = [name.rpartition("/")[2] for name in point]
+            known = self.paths()
             raise SpecError([Problem(unknown[0], "is not searched", nearest(unknown[0], known))])
+        return point
+
+    def _point_of(self, values: Mapping[str, Any], taken: set[str], way: str) -> Point:
+        point: Point = {}
+        for path, node in self.nodes:
+            if path in values:
+                taken.add(path)
+            if isinstance(node, Branches):
+                index = node.chosen_by(values)
+                point[way + path] = index
+                point |= node.cases[index]._point_of(values, taken, f"{way}{path}.{index}/")
+            elif not isinstance(node, Fixed):
+                many = len(node.categories) if isinstance(node, Categorical) else None
+                parameter = Parameter(way + path, node, many)
+                point[way + path] = (
+                    _place(path, node, values[path]) if path in values else middle(parameter)
+                )
         return point
 
     def paths(self) -> set[str]:
@@ -219,6 +232,15 @@ def _drawn(parameter: Parameter, rng: random.Random) -> Any:
     return parameter.domain.sample(rng)
 
 
+def _place(path: str, domain: Domain, value: Any) -> Any:
+    """What stands for a value in a point. Raises SpecError where the range has it not."""
+    if value not in domain:
+        raise SpecError([Problem(path, f"{value!r} is outside of its range or choices")])
+    if not isinstance(domain, Categorical):
+        return value
+    return next(i for i, c in enumerate(domain.categories) if type(c) is type(value) and c == value)
+
+
 def middle(parameter: Parameter) -> Any:
     """The first of choices, the middle of a range."""
     if parameter.count is not None:
@@ -274,6 +296,7 @@ def applied(spec: JobSpec, values: Mapping[str, Any]) -> JobSpec:
     """
     data = spec.model_dump(mode="json")
     data["search"] = None
+    data["update"]["output_state_url"] = None  # the best trial commits, once the search is over
     problems = []
     for path, value in values.items():
         problem = _put(data, path, value)

@@ -166,7 +166,7 @@ def importance(summary: Summary) -> dict[str, float]:
         return {}
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     distributions = {name: distribution(p) for name, p in parameters.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -55,8 +55,8 @@ def best_of(home: Home, search_id: str, count: int, metrics: Sequence[str]) -> l
 
 
 def _fitting(space: Space, trial: Trial) -> Point | None:
-    names = {name.rpartition("/")[2] for name in space.parameters()}
-    values = {path: value for path, value in trial.values.items() if path in names}
+    paths = space.paths()
+    values = {path: value for path, value in trial.values.items() if path in paths}
     try:
         return space.point_of(values) if values else None
     except SpecError:

@@ -137,9 +137,9 @@ def _execute(
     for path in [folder, *(p for p in folder.iterdir() if p.is_dir())]:
         sweep(path)
     if run.kind == "search":
-        from luthier.search.conductor import conduct
+        from luthier.worker.leading import lead
 
-        return conduct(home, claim, teller, pause.control)
+        return lead(home, claim, teller, pause.control)
     threads = terms.threads or threads_of_trial(home, run)
     if threads:
         import torch
