@@ -34,7 +34,7 @@ MAY = {
     "models": FOUNDATION | {"store"},
     "objectives": FOUNDATION,
     "updaters": FOUNDATION | {"batches"},
-    "trainer": PARTS | {"engine", "doors"},
+    "trainer": PARTS | {"engine", "doors", "search"},
     "evaluation": FOUNDATION | {"data", "store"},
     "tasks": FOUNDATION | {"data", "models"},
     "tuning": FOUNDATION | {"batches", "data", "store"},

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from conftest import TASKS, collate, train
 from luthier.errors import LuthierError, OutOfMemory
+from luthier.search import loguniform
 from luthier.trainer.trainer import Trainer
 
 TASK, WORDS = TASKS["classification"], TASKS["causal language modelling"]
@@ -361,7 +362,6 @@ def test_a_search_needs_its_package(tmp_path, monkeypatch) -> None:
 
 
 def test_a_search_finds_the_better_rate(tmp_path) -> None:
-    pytest.importorskip("optuna")
     settings = {"eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps"}
     made = trainer(tmp_path, words={"model_init": fresh}, max_steps=4, save_steps=4, **settings)
     with warnings.catch_warnings():
@@ -372,6 +372,34 @@ def test_a_search_finds_the_better_rate(tmp_path) -> None:
     assert set(best.hyperparameters) == {"learning_rate"}
     assert {p.name for p in tmp_path.glob("run-*")} == {"run-0", "run-1", "run-2"}
     assert (tmp_path / f"run-{best.run_id}" / "checkpoint-4").is_dir()
+
+
+def test_ranges_are_searched_and_the_seed_says_which_values(tmp_path) -> None:
+    """The categories of a choice come back as they were given, and never their places."""
+    ranges = {"learning_rate": loguniform(0.01, 1.0), "lr_scheduler_type": ["linear", "cosine"]}
+
+    def found(name: str, seed: int) -> list[float]:
+        tried: list[float] = []
+
+        def objective(metrics: dict[str, float]) -> float:
+            tried.append(made.args.learning_rate)
+            assert made.args.lr_scheduler_type in ("linear", "cosine")
+            return metrics["eval_loss"]
+
+        settings = {"eval_strategy": "steps", "eval_steps": 2, "seed": seed}
+        made = trainer(tmp_path / name, words={"model_init": fresh}, max_steps=2, **settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            best = made.hyperparameter_search(ranges, objective, n_trials=2)
+        assert best.hyperparameters["learning_rate"] in tried
+        assert best.hyperparameters["lr_scheduler_type"] in ("linear", "cosine")
+        return tried
+
+    first = found("first", 1)
+    assert found("again", 1) == first
+    assert found("other", 2) != first
+    with pytest.raises(LuthierError, match="did you mean 'learning_rate'"):
+        trainer(tmp_path, words={"model_init": fresh}).hyperparameter_search({"learning_rat": [1]})
 
 
 def test_words_that_a_trainer_does_not_know(tmp_path) -> None:

@@ -38,6 +38,7 @@ from luthier.trainer.checkpoints import Checkpoints, Resumption
 from luthier.trainer.collate import collator_for
 from luthier.trainer.deal import dealt, streamed
 from luthier.trainer.order import Order, order_of, seeded
+from luthier.trainer.searching import Searching
 from luthier.trainer.steps import TrainerLearner, TrainerMoments, TrainerStepper
 
 logger = logging.get_logger("transformers.luthier")  # there, `log_level` sets what is heard
@@ -51,7 +52,7 @@ __all__ = [
 ]
 
 
-class Trainer(Checkpoints, transformers.Trainer):
+class Trainer(Searching, Checkpoints, transformers.Trainer):
     """Trains, evaluates and predicts with a live model.
 
     Takes what ``transformers.Trainer`` takes, and ``tokenizer`` as another name of
