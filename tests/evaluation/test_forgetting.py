@@ -104,8 +104,9 @@ def test_a_heat_map_has_a_square_for_each_score() -> None:
     shares = [float(square.get("fill-opacity")) for square in squares]
     assert shares[0] > shares[4] > shares[2] > shares[1] > shares[3]
     assert drawn.get("aria-label") == "a <b>"
-    numbers = [t.text for t in drawn.findall("text")][4:]
-    assert ".25" in numbers
+    texts = [t.text for t in drawn.findall("text")]
+    assert texts[:4] == ["chunk 1", "2", "3", "update 1"]
+    assert ".25" in texts
     assert heat_map([], "nothing") == ""
     worst, best = (
         float(s.get("fill-opacity"))

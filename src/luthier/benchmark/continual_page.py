@@ -90,7 +90,7 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
     parts = [_INTRODUCTION, ""]
     for title, group in groups(entries).items():
         shown = rows(group)
-        kept = [i for i in range(len(_HEADINGS)) if i < 5 or any(row[i] != "–" for row in shown)]
+        kept = _told(shown)
         seeds = " to ".join(map(str, sorted({e["seeds"] for e in group})))
         parts += [f"## {title}", "", f"{seeds} seeds", ""]
         parts += [f"| {' | '.join(_HEADINGS[i] for i in kept)} |"]
@@ -100,10 +100,18 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join([*parts, _where(found)]) + "\n"
 
 
+def _told(shown: Sequence[Sequence[str]]) -> list[int]:
+    """Columns that say something: those of Renate only where it was measured."""
+    return [i for i in range(len(_HEADINGS)) if i < 5 or any(row[i] != "–" for row in shown)]
+
+
 def _where(found: Sequence[Mapping[str, Any]]) -> str:
-    said = {f"{c.get('date')}, commit {c.get('commit')}, {c.get('threads')} threads of "
-            f"{c.get('machine')}" for c in found}  # fmt: skip
-    return "; ".join(sorted(said)) + "." if said else "Nothing has been measured yet."
+    if not found:
+        return "Nothing has been measured yet."
+    kinds = ("date", "commit", "machine", "threads")
+    said = [sorted({str(cell.get(kind)) for cell in found}) for kind in kinds]
+    dates, commits, machines, threads = (", ".join(each) for each in said)
+    return f"Measured {dates}; commit {commits}; {machines}; torch threads: {threads}."
 
 
 def html(found: Sequence[Mapping[str, Any]]) -> str:
@@ -124,21 +132,24 @@ def html(found: Sequence[Mapping[str, Any]]) -> str:
 
 def _section(title: str, group: Sequence[Mapping[str, Any]]) -> str:
     best = sorted(group, key=lambda e: -e["average"])
-    bars = [_bar(e["updater"], "after", e["average"], e["average_half"]) for e in best]
-    theirs = [(e["updater"], renate(e)[0]) for e in best]
-    bars += [_bar(f"{n}, Renate", "bm25", a, math.nan) for n, a in theirs if a is not None]
-    head = "".join(f"<th>{escape(name)}</th>" for name in _HEADINGS)
+    bars = []
+    for e in best:
+        bars.append(_bar(e["updater"], "after", e["average"], e["average_half"]))
+        if (theirs := renate(e)[0]) is not None:
+            bars.append(_bar("Renate's", "bm25", theirs, math.nan))
+    shown = rows(group)
+    kept = _told(shown)
+    head = "".join(f"<th>{escape(_HEADINGS[i])}</th>" for i in kept)
     lines = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n"
-        for row in rows(group)
+        "<tr>" + "".join(f"<td>{escape(row[i])}</td>" for i in kept) + "</tr>\n" for row in shown
     )
     table = f'<div class="scroll"><table>\n<tr>{head}</tr>\n{lines}</table></div>'
     drawn = "".join(f"<div>{_of_updater(entry)}</div>\n" for entry in best)
-    bars_drawn = interval_bars(bars, f"accuracy after five updates: {title}", left=124)
+    bars_drawn = interval_bars(bars, f"accuracy after five updates: {title}", left=92, step=20)
     return (
         f"<section>\n<h2>{escape(title)}</h2>\n"
         "<h3>accuracy after five updates, with 95% intervals</h3>\n"
-        f"{bars_drawn}\n{table}\n</section>\n"
+        f'<div style="max-width: 560px">{bars_drawn}</div>\n{table}\n</section>\n'
         f'<section>\n<h2>{escape(title)}: each updater</h2>\n<div class="two">\n{drawn}</div>\n'
         "</section>\n"
     )
@@ -157,13 +168,14 @@ def _points(curve: Sequence[Sequence[float]]) -> list[Point]:
     found = []
     for x, mean, half in curve:
         width = half if math.isfinite(half) else 0.0
-        found.append((float(x), mean, mean - width, mean + width))
+        low = max(mean - width, min(mean, 0.0))
+        found.append((float(x), mean, low, max(mean, min(mean + width, 1.0))))
     return found
 
 
 def _bar(name: str, kind: str, value: float, half: float) -> tuple[str, str, float, float, float]:
     width = half if math.isfinite(half) else 0.0
-    return name, kind, value, value - width, value + width
+    return name, kind, value, max(0.0, value - width), min(1.0, value + width)
 
 
 def write(found: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:

@@ -32,14 +32,17 @@ def series(points: Points, label: str, x_label: str) -> str:
 
 
 def interval_bars(
-    rows: Sequence[tuple[str, str, float, float, float]], label: str, *, left: int = 78
+    rows: Sequence[tuple[str, str, float, float, float]],
+    label: str,
+    *,
+    left: int = 78,
+    step: int = 30,
 ) -> str:
     """Values with their intervals, one below the other: (name, class, value, low, high). left:
-    the room for the names."""
+    the room for the names; step: from one to the next."""
     low, high = min(r[3] for r in rows), max(r[4] for r in rows)
     ticks = _ticks(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
-    step = 30
     height = step * len(rows) + 34
 
     def x(value: float) -> float:

@@ -45,12 +45,13 @@ def heat_map(
     parts = [_open(label, 34 + tall * len(matrix))]
     for j in range(width):
         x = 56 + cell * (j + 0.5)
-        parts.append(f'<text x="{x:.1f}" y="14" text-anchor="middle">{j + 1}</text>')
-    parts.append(f'<text x="0" y="14">{escape(rows)} ↓ {escape(columns)} →</text>')
+        name = f"{columns} 1" if j == 0 else str(j + 1)
+        parts.append(f'<text x="{x:.1f}" y="14" text-anchor="middle">{escape(name)}</text>')
     for i, row in enumerate(matrix):
         y = 22 + tall * i
         middle = y + tall / 2 + 4
-        parts.append(f'<text x="48" y="{middle:.1f}" text-anchor="end">{i + 1}</text>')
+        name = f"{rows} 1" if i == 0 else str(i + 1)
+        parts.append(f'<text x="50" y="{middle:.1f}" text-anchor="end">{escape(name)}</text>')
         for j, value in enumerate(row):
             if value is None or not math.isfinite(value):
                 continue
