@@ -32,7 +32,7 @@ def test_every_option_of_the_card_acts(name) -> None:
             bool: lambda v: not v,
             float: lambda v: v / 2 + 0.01,
             int: lambda v: v + 1,
-            str: lambda v: {"end": "online", "spatial": "gap", "mse": "huber"}[v],
+            str: lambda v: {"end": "online", "spatial": "gap", "mse": "huber", "best": "stable"}[v],
             type(None): lambda _: 0.25,
         }[type(option.default)](option.default)
         assert state(build_updater(name, {option.name: other}, 0)) != state(

@@ -14,13 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from luthier.batches.arithmetic import Rows, derive, permutation
+from luthier.engine.choosing import Scored, choose
 from luthier.engine.past import FOLDER, Past, Remembered
 from luthier.engine.state import flatten
 from luthier.errors import OutOfMemory
 from luthier.evaluation.retention import retention
 from luthier.updaters.memory import Herding, Memory
-from luthier.updaters.merging import Merge, loaded
-from luthier.updaters.updater import Seen, Updater, Weights
+from luthier.updaters.merging import Merge
+from luthier.updaters.updater import Seen, Updater
 
 #: Rows that go through the model at once when scores are noted at the end.
 _AT_ONCE = 256
@@ -238,8 +239,7 @@ class UpdatingLearner:
         self.inner.model = model
         self.inner.mode(training=False)
         self.updater.detach(model)
-        if self.merge is not None:
-            self._merge(self.merge, model, measure)
+        self.merged = choose(self.updater, self.merge, Scored(model, measure, self.validation))
         if self.updater.offers == "end" or self._offered < self.inner.new_rows:
             self._offer(self._all_new()[self._offered :])
         if isinstance(self.memory, Herding):
@@ -247,24 +247,7 @@ class UpdatingLearner:
         if self.updater.renotes:
             self._note_slots(np.arange(len(self.memory), dtype=np.int64))
         self.updater.end(self.inner)
-        return self.merge is None and not any(part.changes_model for part in self.updater.parts)
-
-    def _merge(self, merge: Merge, model: nn.Module, measure: Callable[[Any], Any]) -> None:
-        known = {"score": ""}
-
-        def put(weights: Weights) -> None:
-            loaded(model.state_dict().items(), weights)
-
-        def score(weights: Weights) -> float:
-            put(weights)
-            known["score"], rows = self.validation.scores(measure(model))
-            return float(rows.mean()) * (-1 if known["score"] == "loss" else 1)
-
-        weights, table = merge.end(self.updater.weights(model), score)
-        put(weights)
-        sign = -1 if known["score"] == "loss" else 1
-        rows = [row | ({"score": sign * row["score"]} if "score" in row else {}) for row in table]
-        self.merged = {"kind": merge.name, "score": known["score"], "table": rows}
+        return not self.merged and not any(part.changes_model for part in self.updater.parts)
 
     def _new(self) -> Rows:
         first: int = self.inner.old

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from luthier.batches.arithmetic import derive, numbers
-from luthier.updaters.updater import Part, Pupil, Seen, Term
+from luthier.updaters.weights import grown
+from luthier.updaters.updater import Part, Pupil, Seen, Term, Weights
 
 
 @dataclass
@@ -25,21 +26,27 @@ class Complementary(Part):
     probability p: copy ← w · copy + (1 - w) · model, w = min(1 - 1 / (t + 1), weight).
 
     Paper: Arani et al. 2022, Learning Fast, Learning Slow (CLS-ER), algorithm 1. There the
-    stable copy moves more seldom than the plastic one, and no faster.
+    stable copy moves more seldom than the plastic one, and no faster; it is the one that is
+    tested (section 4), while the working model learns on. published: "stable", "plastic" or
+    "working"; "best" asks the validation rows, for a copy that moves slowly lags behind when
+    updates are short. Without such rows it is the working model.
     """
 
     beta: float = 0.1
-    stable_model_update_weight: float = 0.999
-    plastic_model_update_weight: float = 0.999
+    stable_model_update_weight: float = 0.99
+    plastic_model_update_weight: float = 0.99
     stable_model_update_probability: float = 0.7
     plastic_model_update_probability: float = 0.9
+    published: str = "best"
     seed: int = 0
     _copies: tuple[nn.Module, ...] = field(default=(), init=False)
     _steps: int = field(default=0, init=False)
+    _working: Weights = field(default_factory=dict, init=False)
 
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
         self._copies = tuple(copied(pupil.model) for _ in range(2))
         if past:
+            pupil.model.load_state_dict(past["working"])
             self.restore(past)
 
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
@@ -60,16 +67,28 @@ class Complementary(Part):
             if drawn < p:
                 follow(copy_, model, min(1 - 1 / (self._steps + 1), limit))
 
+    def candidates(self, model: nn.Module) -> dict[str, Weights]:
+        self._working = {n: t.detach().clone() for n, t in tensors_of(model).items()}
+        named = dict(zip(("stable", "plastic"), map(tensors_of, self._copies), strict=True))
+        found = {"working": self._working} | named
+        return found if self.published == "best" else {self.published: found[self.published]}
+
     def state(self) -> dict[str, Any]:
-        return {"steps": self._steps, "copies": [dict(m.state_dict()) for m in self._copies]}
+        return {"steps": self._steps, "copies": [tensors_of(m) for m in self._copies]}
 
     def restore(self, state: dict[str, Any]) -> None:
         self._steps = state["steps"]
         for model, saved in zip(self._copies, state["copies"], strict=True):
-            model.load_state_dict(saved)
+            there = model.state_dict()
+            model.load_state_dict({name: grown(saved[name], there[name]) for name in there})
 
     def hand_on(self) -> dict[str, Any]:
-        return self.state()
+        return self.state() | {"working": self._working}
+
+
+def tensors_of(model: nn.Module) -> Weights:
+    """The tensors of a state dict."""
+    return {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
 
 
 def copied(model: nn.Module) -> nn.Module:

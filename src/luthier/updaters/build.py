@@ -69,6 +69,7 @@ def complementary_replay(
     plastic_model_update_weight: float,
     stable_model_update_probability: float,
     plastic_model_update_probability: float,
+    published: str,
     **shared: Any,
 ) -> Updater:
     averages = Complementary(
@@ -77,6 +78,7 @@ def complementary_replay(
         plastic_model_update_weight,
         stable_model_update_probability,
         plastic_model_update_probability,
+        published,
     )
     return Updater([Replay(alpha), averages], **shared)
 

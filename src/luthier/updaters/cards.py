@@ -29,10 +29,11 @@ _NOTED = (
 )
 _TUNE_FIRST = Option("tune_first", True, "train the features in the first update, then no more")
 _AVERAGES = (
-    Option("stable_model_update_weight", 0.999, "the most that the stable copy keeps of itself"),
-    Option("plastic_model_update_weight", 0.999, "the same of the plastic copy"),
+    Option("stable_model_update_weight", 0.99, "the most that the stable copy keeps of itself"),
+    Option("plastic_model_update_weight", 0.99, "the same of the plastic copy"),
     Option("stable_model_update_probability", 0.7, "how often the stable copy moves"),
     Option("plastic_model_update_probability", 0.9, "how often the plastic copy moves"),
+    Option("published", "best", '"working", "stable", "plastic", or the best by validation rows'),
 )
 _POOLED = (
     Option("distillation_type", "spatial", "spatial, pixel, channel, width, height or gap"),
@@ -259,7 +260,7 @@ CARDS: tuple[Card, ...] = (
         "low_rank",
         "low-rank adapters for the time of the update, then merged into the weights",
         Option("lora_r", 8, "rank"),
-        Option("lora_alpha", 16.0, "the product is added alpha / r times"),
+        Option("lora_alpha", 8.0, "the product is added alpha / r times"),
         Option("lora_dropout", 0.0, "dropout before the adapters"),
         Option("orthogonality", 0.0, "keeps A orthogonal to those of former updates (O-LoRA)"),
         paper="Hu et al. 2021, LoRA; Wang et al. 2023, O-LoRA",

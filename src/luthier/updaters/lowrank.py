@@ -31,7 +31,7 @@ class LowRank(Part):
 
     changes_model: ClassVar[bool] = True
     r: int = 8
-    alpha: float = 16.0
+    alpha: float = 8.0
     dropout: float = 0.0
     orthogonality: float = 0.0
     seed: int = 0
@@ -51,7 +51,7 @@ class LowRank(Part):
             )
         config = LoraConfig(
             r=self.r,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]
+            lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             target_modules="|".join(map(re.escape, names)),
         )

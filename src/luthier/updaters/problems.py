@@ -12,6 +12,7 @@ from luthier.updaters.merge_words import merge_problems
 _CHOICES: dict[str, tuple[str, ...]] = {
     "offers": ("online", "end"),
     "distance": ("mse", "huber"),
+    "published": ("best", "working", "stable", "plastic"),
     "distillation_type": ("spatial", "pixel", "channel", "width", "height", "gap"),
 }
 #: Kinds of jobs whose rows have one score each: logits of classes, or vectors.

@@ -63,7 +63,7 @@ class Domains(Part):
     @torch.no_grad()
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
         prompted = the(pupil.model, SPromptTransformer, "S-Prompt")
-        found = []
+        found: list[Tensor] = []
         for batch in pupil.rows(_CLUSTERED, at_once=64):
             pupil.see(batch)
             found += prompted.queried

@@ -118,6 +118,11 @@ class Part:
         """The weights that ``detach`` would leave, of an attached model and its own weights."""
         return weights
 
+    def candidates(self, model: nn.Module) -> dict[str, Weights]:
+        """Whole state dicts by name of which one is published, after ``detach``: the first where
+        nothing can be measured, else the best. Empty: the model as it is."""
+        return {}
+
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
         """Before the first step, and once more when an attempt goes on from a checkpoint: what
         it does to the weights is undone then, for the checkpoint has it. past: what ``hand_on``
@@ -218,6 +223,12 @@ class Updater:
         }
         for part in reversed(self.parts):
             found = part.plain(model, found)
+        return found
+
+    def candidates(self, model: nn.Module) -> dict[str, Weights]:
+        found: dict[str, Weights] = {}
+        for part in self.parts:
+            found |= part.candidates(model)
         return found
 
     def start(self, pupil: Pupil, past: list[dict[str, Any]] | None = None) -> None:
