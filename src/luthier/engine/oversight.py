@@ -162,7 +162,9 @@ class Oversight:
             return
         chunks = self.update.validation.chunks
         rows = np.flatnonzero(chunks < self.update.past.updates)
-        self._note(self.update.validation.scores(found)[1][rows], rows)
+        scores = self.update.validation.scores(found)[1]
+        if len(scores) == len(chunks):  # a quick look may have seen the new rows alone
+            self._note(scores[rows], rows)
 
     def _note(self, scores: np.ndarray, rows: np.ndarray) -> None:
         curve, done = self.update.curve, self.setup.position.done
