@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules import activation
 
 from luthier.batches.arithmetic import Rows
 from luthier.engine.device import Device
@@ -174,15 +176,15 @@ class ProgramLearner(RowPupil):
 
 
 class Watched:
-    """Collects what the inner layers of a module give: the outermost children that have
-    parameters, without the last, whose output is the scores."""
+    """Collects what the inner layers of a module give: those that it names itself
+    (``intermediate_layers``), else the outermost children that have parameters, without the last,
+    whose output is the scores; of one that an activation follows, what that makes of it."""
 
     def __init__(self, model: nn.Module) -> None:
         inner = model.module if isinstance(model, ProgramModel) else model
-        layers = [m for m in inner.children() if any(True for _ in m.parameters())]
-        while len(layers) == 1 and len(list(layers[0].children())) > 0:
-            layers = [m for m in layers[0].children() if any(True for _ in m.parameters())]
-        self._layers, self._found = layers[:-1], list[Tensor]()
+        named = getattr(inner, "intermediate_layers", None)
+        layers = list(named()) if callable(named) else []
+        self._layers, self._found = layers or _inner_layers(inner), list[Tensor]()
 
     def __enter__(self) -> list[Tensor]:
         def keep(_module: nn.Module, _given: Any, output: Any) -> None:
@@ -195,6 +197,22 @@ class Watched:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def _inner_layers(module: nn.Module) -> list[nn.Module]:
+    children = list(module.children())
+    layers = [m for m in children if any(True for _ in m.parameters())]
+    while len(layers) == 1 and len(list(layers[0].children())) > 0:
+        children = list(layers[0].children())
+        layers = [m for m in children if any(True for _ in m.parameters())]
+    after = dict(pairwise(children))
+    return [after[m] if _activates(after.get(m)) else m for m in layers[:-1]]
+
+
+def _activates(module: nn.Module | None) -> bool:
+    if module is None or any(True for _ in module.parameters()):
+        return False
+    return type(module).__name__ in activation.__all__
 
 
 def _scored(scores: Tensor, targets: Any) -> Tensor | None:
