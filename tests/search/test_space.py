@@ -252,3 +252,52 @@ def test_the_default_ranges_are_ranges_of_the_job() -> None:
 def test_seeds_differ_and_stay() -> None:
     assert derived(0, 1, 0) == derived(0, 1, 0)
     assert len({derived(a, b, 0) for a in range(20) for b in range(20)}) == 400
+
+
+class Node:
+    """As hyperopt.pyll's ``Apply`` and ``Literal`` (0.3.0) look from outside."""
+
+    def __init__(self, name: str, *pos_args: Any, **named_args: Any) -> None:
+        self.name, self.pos_args = name, [self.of(a) for a in pos_args]
+        self.named_args = [[k, self.of(v)] for k, v in named_args.items()]
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        if isinstance(value, Node):
+            return value
+        literal = cls("literal")
+        literal.obj = value  # type: ignore[attr-defined]
+        return literal
+
+
+def number(label: str, kind: str, *words: float) -> Node:
+    return Node("float", Node("hyperopt_param", label, Node(kind, *words)))
+
+
+def switch(label: str, *options: Any) -> Node:
+    which = Node("hyperopt_param", label, Node("randint", len(options)))
+    return Node("switch", which, *options)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (number("a", "uniform", 0, 1), hp.uniform("a", 0, 1)),
+        (number("a", "loguniform", -9, -2), hp.loguniform("a", -9, -2)),
+        (number("a", "quniform", 0, 10, 2), hp.quniform("a", 0, 10, 2)),
+        (Node("hyperopt_param", "a", Node("randint", 2, 7)), hp.randint("a", 2, 7)),
+        (Node("int", number("a", "quniform", 1, 4, 1)), hp.uniformint("a", 1, 4)),
+        (switch("a", 16, 32), hp.choice("a", [16, 32])),
+        (
+            switch("a", Node("dict", optimizer="SGD", seed=number("s", "uniform", 0, 9))),
+            hp.choice("a", [{"optimizer": "SGD", "seed": hp.uniform("s", 0, 9)}]),
+        ),
+    ],
+)
+def test_hyperopt_s_own_expressions_are_read(theirs: Any, ours: Any) -> None:
+    assert told(learning_rate=theirs) == told(learning_rate=ours)
+
+
+def test_a_distribution_that_is_no_range_is_refused() -> None:
+    with pytest.raises(SpecError, match="'normal'"):
+        told(learning_rate=number("a", "normal", 0, 1))

@@ -159,6 +159,10 @@ class Run:
             shutil.copytree(source, aside, dirs_exist_ok=True)
         return str(target)
 
+    def trials(self) -> list[Run]:
+        """The runs that a search has made, in their order; none for any other run."""
+        return [Run(self.home, trial.id) for trial in self.home.ledger.trials(self.id)]
+
     # What can be done to it
 
     def cancel(self) -> Run:

@@ -359,6 +359,7 @@ class Conductor:
         folder.mkdir(parents=True, exist_ok=True)
         write_summary(folder, summary)
         assert best.run_id is not None
+        shutil.rmtree(self.home.cache / "baselines" / self.me.id, ignore_errors=True)
         record = self.ledger.get(best.run_id)
         metrics = dict(record.metrics or {})
         metrics["search"] = summary.told()

@@ -30,7 +30,8 @@ def read_graph(node: Any) -> Any:
     if name == "literal":
         return node.obj
     if name in ("float", "int"):
-        return read_graph(arguments[0])
+        found = read_graph(arguments[0])
+        return _whole(found) if name == "int" else found
     if name == "hyperopt_param":
         return Labelled(str(read_graph(arguments[0])), _range(arguments[1]))
     if name == "switch":
@@ -39,6 +40,15 @@ def read_graph(node: Any) -> Any:
     if name in ("dict", "pos_args"):
         return _option(node)
     raise _unknown(name)
+
+
+def _whole(found: Any) -> Any:
+    """``uniformint`` is an ``int`` around a ``quniform`` by 1."""
+    if not isinstance(found, Labelled) or not isinstance(found.domain, Float):
+        return found
+    low, high, step = (int(x) for x in (found.domain.lower, found.domain.upper,
+                                        found.domain.step or 1))  # fmt: skip
+    return Labelled(found.label, Integer(low, high, step=step))
 
 
 def _option(node: Any) -> Any:

@@ -23,6 +23,7 @@ from luthier.runs.process import this_process
 from luthier.runs.records import Claim
 from luthier.store.atomic import FULL, point, sweep
 from luthier.store.bundle import open_bundle
+from luthier.worker.baselines import keep_baseline, recall_baseline
 from luthier.worker.heart import Heart
 from luthier.worker.listeners import audience
 from luthier.worker.pausing import Pause, threads_of_trial
@@ -149,8 +150,12 @@ def _execute(
     place = engine.Place(
         folder=folder, cache=home.cache, blobs=home.store.blob, artifacts=home.store.artifact
     )
-    with audience(pause.listening(teller), run) as listeners:
-        outcome = engine.run(run.spec, place, listeners, pause.control)
+    recall_baseline(home, run)
+    try:
+        with audience(pause.listening(teller), run) as listeners:
+            outcome = engine.run(run.spec, place, listeners, pause.control)
+    finally:
+        keep_baseline(home, run)
     point("run.outcome")
     artifact_id = home.store.publish(open_bundle(outcome.folder), run.public)
     return artifact_id, dict(outcome.metrics)
