@@ -22,7 +22,7 @@ from luthier.benchmark import continual_program
 from luthier.benchmark.continual_program import UPDATES
 from luthier.engine.control import Control, keep_going
 from luthier.engine.run import Place, run
-from luthier.errors import NotFound, Problem, SpecError, nearest
+from luthier.errors import LuthierError, NotFound, Problem, SpecError, nearest
 from luthier.evaluation.retention import experiment
 from luthier.registry import cards, find
 from luthier.spec import JobSpec, parse_spec
@@ -36,6 +36,8 @@ SCENARIOS = (
 )
 #: Updaters that train on their memory itself: no rows go along with a batch.
 _ALONE = ("GDumb", "Joint", "iCaRL")
+#: Updaters of prompts: for transformers, and here is a perceptron.
+_PROMPTED = ("L2P", "S-Prompt")
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,17 @@ def cells(
     *,
     quick: bool = False,
 ) -> list[Cell]:
-    """Every combination; all where none are named. Raises SpecError for a name that is none."""
-    known = {
+    """Every combination; where no updater is named, all that a perceptron can have. Raises
+    SpecError for a name that is none."""
+    every = tuple(card.name for card in cards("updater"))
+    known: dict[str, tuple[Sequence[str], tuple[str, ...], Sequence[str]]] = {
         "--data": (data, tuple(DATA), ("digits",)),
         "--scenario": (scenarios, SCENARIOS, ("class-incremental",)),
-        "updater": (updaters, tuple(card.name for card in cards("updater")), None),
+        "updater": (updaters, every, [name for name in every if name not in _PROMPTED]),
     }
     chosen, problems = [], []
     for word, (given, there, default) in known.items():
-        found = there if "all" in given else [*(given or default or there)]
+        found = list(there) if "all" in given else [*(given or default)]
         for name in found:
             if name not in there:
                 hint = nearest(name, there) or f"there are: {', '.join(there)}"
@@ -132,7 +136,7 @@ def measure(
             continue
         try:
             found = five_updates(cell, lambda done, cell=cell: tell(cell, done))  # type: ignore[misc]
-        except SpecError as error:  # an updater that this scenario has nothing for
+        except LuthierError as error:  # the others are measured all the same
             failed.append({"cell": cell.name, "reason": str(error)})
             continue
         results.add(cell, found | facts)
