@@ -12,7 +12,8 @@ import transformers
 
 from luthier.engine.control import Interrupted
 from luthier.engine.run import Place, run
-from luthier.engine.task_setup import prepare_task, read_examples
+from luthier.engine.task_rows import read_examples
+from luthier.engine.task_setup import prepare_task
 from luthier.errors import SpecError
 from luthier.spec import parse_spec
 from luthier.testing.models import tiny_text_model

@@ -72,11 +72,11 @@ class EmbeddingPupil(EmbeddingLearner, RowPupil):
             targets = batch.targets.to(own)
             if len(columns) > 2:  # a teacher's margin
                 own = own - (columns[0] * columns[2]).sum(1)
-            return -(own - targets).abs()
+            found: Tensor = -(own - targets).abs()
+            return found
         if own is not None:
             found = columns[0] @ torch.cat(columns[1:]).T * _SCALE
-            chosen: Tensor = found.softmax(1).diagonal()
-            return chosen
+            return found.softmax(1).diagonal()
         same = batch.labels[:, None] == batch.labels[None]
         same = same.to(columns[0].device)
         cosines = columns[0] @ columns[0].T
@@ -97,7 +97,7 @@ class EmbeddingPupil(EmbeddingLearner, RowPupil):
     def classes(self) -> list[int]:
         return []
 
-    def features(self, batch: TextBatch) -> Tensor:
+    def features_of(self, batch: TextBatch) -> Tensor:
         """The vectors of rows (n, d); of pairs both beside one another."""
         return self.see(batch).scores
 

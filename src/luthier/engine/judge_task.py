@@ -13,11 +13,12 @@ from luthier.engine.control import Control, Listener, obeying
 from luthier.engine.features import Features
 from luthier.engine.setup import Setup
 from luthier.engine.task_learner import TaskLearner
-from luthier.engine.task_setup import TaskData
+from luthier.engine.task_rows import TaskData
 from luthier.evaluation.report import Report, versions
 from luthier.evaluation.scored_task import TaskEvaluation, compare_scores
 from luthier.evaluation.task_card import task_card
-from luthier.tasks.scores import Scores
+from luthier.tasks.remembered import RememberedRows
+from luthier.tasks.scores import Scores, row_scores
 
 #: Resamples where each is a pass over counts of classes; as many as for retrieval.
 _RESAMPLES = 10_000
@@ -36,10 +37,13 @@ class TaskJudge:
         """control: asked while measuring, by every process alike. prepare: by this one alone."""
         self.setup, self.task, self.tell = setup, data.task, tell
         self.examples, self.train = data.held_out, data.train
+        self.chunks = data.chunks
         self._obey = obeying(control)
         self._held_out = self._learner(obeying(prepare))
         monitors = {getattr(callback, "monitor", "") for callback in setup.spec.callbacks}
         measured = {metric.name for metric in data.task.metrics}
+        if setup.update is not None:
+            setup.update.validation = self
         self._quick = data.task.auto_class != "AutoModelForSeq2SeqLM" or bool(monitors & measured)
 
     def validation_loss(self) -> float | None:
@@ -84,6 +88,18 @@ class TaskJudge:
 
     def read(self, record: dict[str, Any]) -> TaskEvaluation:
         return TaskEvaluation.from_dict(record)
+
+    # --- what an update asks ------------------------------------------------------------------
+
+    def remember(self) -> RememberedRows:
+        """All rows held out, of this update and those before."""
+        count = 0 if self.examples is None else len(self.examples)
+        rows = np.arange(count, dtype=np.int64)
+        return RememberedRows(self.examples, rows, self.task.of_images)
+
+    def scores(self, found: TaskEvaluation) -> tuple[str, np.ndarray]:
+        """Whether each row is right, where it can be; else a metric of each row, or its loss."""
+        return row_scores(found.per_row, [metric.name for metric in self.task.metrics])
 
     def report(
         self, before: TaskEvaluation | None, after: TaskEvaluation | None, told: dict[str, Any]
@@ -136,7 +152,7 @@ class TaskJudge:
     def _learner(self, obey: Callable[[], None]) -> TaskLearner | None:
         if self.examples is None:
             return None
-        learner = self.setup.learner
+        learner = self.setup.plain
         features = Features(
             self.task,
             self.examples,

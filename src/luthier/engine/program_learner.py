@@ -164,7 +164,7 @@ class ProgramLearner(RowPupil):
             return None
         return np.array(found, dtype=np.int64)
 
-    def features(self, batch: Any) -> Tensor:
+    def features_of(self, batch: Any) -> Tensor:
         """What goes into the last layer for these rows (n, d)."""
         with features_into(last_linear(self.model)) as caught:
             self.see(batch)

@@ -123,7 +123,8 @@ def _prepared(
         setup, program_data = prepare_program(spec, place, tell)
         return setup, ProgramJudge(setup, program_data, tell, control)
     from luthier.engine.judge_task import TaskJudge
-    from luthier.engine.task_setup import prepare_task, read_examples, start_task
+    from luthier.engine.task_rows import read_examples
+    from luthier.engine.task_setup import prepare_task, start_task
 
     with means.first():
         rows = read_examples(spec, place, tell)

@@ -124,13 +124,17 @@ class TaskLearner:
 
     def _loss(self, part: Mapping[str, Tensor]) -> Tensor:
         features = self.device.move(dict(part))
-        if not self.targets(part):
-            return self.model(**features).logits.sum() * 0.0  # type: ignore[no-any-return]
+        return self.loss_of(self.model(**features), features)
+
+    def loss_of(self, output: Any, features: Mapping[str, Tensor]) -> Tensor:
+        """The mean over the targets of what the model gave for features."""
+        if not self.targets(features):
+            return output.logits.sum() * 0.0  # type: ignore[no-any-return]
         if self._smoother is None:
-            loss: Tensor = self.model(**features).loss
+            loss: Tensor = output.loss
             return loss
-        output = self.model(**features)
-        smoothed: Tensor = self._smoother(output, features["labels"], shift_labels=self._shifts)
+        labels = features["labels"]
+        smoothed: Tensor = self._smoother(output, labels, shift_labels=self._shifts)
         return smoothed
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from luthier.batches.random_plan import RandomPlan
+from luthier.engine.beginning import updating
 from luthier.engine.compiled import compile_steps
 from luthier.engine.control import Cancelled, Control, Interrupted, Listener
 from luthier.engine.device import Device
@@ -19,7 +19,7 @@ from luthier.engine.means import Means
 from luthier.engine.memory import MOST_ROWS, rows_that_fit
 from luthier.engine.optim import build_optimization
 from luthier.engine.precision import resolve_precision
-from luthier.engine.read import Place, located
+from luthier.engine.read import Place
 from luthier.engine.resolved import RESOLVED, Resolved
 from luthier.engine.setup import (
     Setup,
@@ -31,56 +31,21 @@ from luthier.engine.setup import (
 )
 from luthier.engine.state import History, Position, seed_everything
 from luthier.engine.task_learner import TaskLearner
+from luthier.engine.task_pupil import TaskPupil
+from luthier.engine.task_rows import TaskData
 from luthier.errors import Problem, SpecError
 from luthier.models.adapters import add_lora
 from luthier.models.layout import channels_last
 from luthier.models.task import TaskModel
 from luthier.models.unpadded import Unpadded, unfit
-from luthier.registry import find
 from luthier.spec import JobSpec
 from luthier.store.bundle import newest_bundle
-from luthier.tasks.examples import Examples
-from luthier.tasks.task import Task
+from luthier.tasks.growing import grow_head
+from luthier.tasks.loading import labels_of
+from luthier.updaters.merging import build_merge
 
 #: Features a step and device where nobody said: more seldom learn faster per second.
 _MOST_BY_ITSELF = 32
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """The rows of a run, checked. ``held_out`` is what is measured on."""
-
-    task: Task
-    train: Examples
-    held_out: Examples | None
-
-
-def read_examples(spec: JobSpec, place: Place, tell: Listener) -> TaskData:
-    """Read, check and split the rows that the spec names. Raises DataError with row and column."""
-    from luthier.data.parts import split_rows
-    from luthier.data.rows import read_rows
-
-    task: Task = find("task", spec.task).load()(spec.processing)
-    csv = spec.data.csv
-
-    def rows_of(source: Any) -> Any:
-        return read_rows(located(source, place), csv, name=source.uri)
-
-    train_rows = rows_of(spec.data.train)
-    train = task.read(train_rows)
-    held_out = None
-    if spec.data.eval is not None:
-        held_out = task.read(rows_of(spec.data.eval), train.labels or None)
-    elif spec.data.val_split:
-        shares = {"train": 1 - spec.data.val_split, "held_out": spec.data.val_split}
-        stratify = train.columns.get("label") if train.codes is not None else None
-        parts = split_rows(train_rows, shares, spec.training.seed, stratify_by=stratify)
-        held_out = task.read(parts["held_out"], train.labels or None)
-        train = task.read(parts["train"], train.labels or None)
-    columns = ", ".join(f"{role} ← {column}" for role, column in train.columns.items())
-    message = f"{spec.data.train.uri}: {len(train):,} rows, {spec.task} ({columns})"
-    tell("log", {"level": "info", "message": message})
-    return TaskData(task, train, held_out)
 
 
 def prepare_task(
@@ -117,20 +82,27 @@ def prepare_task(
     features = Features(task, data.train, model.processor, place.cache, obey)
     if not task.of_images:
         say_what_is_cut(features, task.limit(model.processor), tell)
-    learner = TaskLearner(
-        model,
-        features,
-        task.collator(model.processor, model.model),
-        device,
-        at_once=training.per_device_train_batch_size or 1,
-        smoothing=training.label_smoothing_factor,
-    )
+    collate = task.collator(model.processor, model.model)
+    learner: TaskLearner
+    at_once, smoothing = training.per_device_train_batch_size or 1, training.label_smoothing_factor
+    if data.begun.updater is None:
+        learner = TaskLearner(
+            model, features, collate, device, at_once=at_once, smoothing=smoothing
+        )
+    else:
+        learner = TaskPupil(
+            model, features, collate, device, at_once=at_once, smoothing=smoothing,
+            examples=data.train, old=data.old, images=task.of_images,
+        )  # fmt: skip
     _choose_execution(learner, training.execution, resolved, tell)
     learner.at_once = training.per_device_train_batch_size or _found(learner, resolved, tell)
     effective = learner.at_once * training.gradient_accumulation_steps * means.processes
-    plan = RandomPlan(
-        len(features), batch_size=effective, min_rows=1, key=(features.id, training.seed)
-    )
+    update, rows = None, len(features)
+    if isinstance(learner, TaskPupil):
+        merge = build_merge(spec.update.merge, spec.update.merge_options)
+        update = updating(spec, learner, data.begun, effective, merge=merge)
+        rows = len(update.index)
+    plan = RandomPlan(rows, batch_size=effective, min_rows=1, key=(features.id, training.seed))
     total_steps = total_steps_of(spec, plan)
     optimization = build_optimization(
         training,
@@ -145,7 +117,7 @@ def prepare_task(
         place,
         device,
         model,
-        learner,
+        update or learner,
         plan,
         optimization,
         Position(),
@@ -157,7 +129,10 @@ def prepare_task(
         load,
         means,
         checkpoint,
+        update=update,
     )
+    if update is not None:
+        update.steps_per_epoch = plan.steps_per_epoch
     if checkpoint is not None:  # before an engine cuts the model into parts
         restore_trained(model, checkpoint)
     return setup
@@ -166,7 +141,7 @@ def prepare_task(
 def start_task(setup: Setup, tell: Listener) -> None:
     """Hand the model and its optimizer to what computes them, and go on from the checkpoint."""
     training, means = setup.spec.training, setup.means
-    setup.learner.means = means
+    setup.plain.means = means
     means.attach(setup)
     if means.compiles:
         compile_steps(setup, tell)
@@ -183,10 +158,15 @@ def _loader(
 
     def load(checkpoint: Path | None) -> TaskModel:
         start = place.artifacts(spec.model.artifact) if spec.model.artifact else None
+        if data.begun.updater is not None:
+            start = data.begun.weights
         source = start if adapted or checkpoint is None else checkpoint
-        loaded = data.task.load(
-            str(source or spec.model.name), data.train.labels, options=spec.model.options
-        )
+        where, labels = str(source or spec.model.name), data.train.labels
+        learnt = source is not None and data.begun.updater is not None
+        known = labels_of(where) if learnt else labels  # what it was may have had fewer
+        loaded = data.task.load(where, known or labels, options=spec.model.options)
+        if known and known != labels:
+            grow_head(loaded[0], labels, where)
         model = TaskModel(*loaded, new_head=data.task.new_head)
         model.fix(spec.model.num_fixed_layers, everything=spec.model.freeze, where=spec.model.name)
         if adapted:

@@ -301,7 +301,7 @@ class UpdatingLearner:
         labels = self.inner.labels_of(rows)
         with torch.no_grad():
             features = [
-                self.inner.features(self.inner.fetch(rows[start : start + _AT_ONCE]))
+                self.inner.features_of(self.inner.fetch(rows[start : start + _AT_ONCE]))
                 for start in range(0, len(rows), _AT_ONCE)
             ]
         self.memory.choose(rows, labels, torch.cat(features))  # type: ignore[attr-defined]

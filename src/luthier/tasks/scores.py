@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
@@ -33,3 +34,22 @@ class Scores:
 
     def __len__(self) -> int:
         return len(next(iter(self.per_row.values())))
+
+
+def row_scores(rows: Mapping[str, Array], metrics: Sequence[str]) -> tuple[str, Array]:
+    """What is said of each row [n], and its name: "correct" (0 or 1), "loss" (less is better), or
+    one of the task's metrics. KeyError for metrics that only all rows together have.
+
+    >>> row_scores({"target": np.array([1, 0]), "predicted": np.array([1, 1])}, ["accuracy"])
+    ('correct', array([1., 0.]))
+    """
+    if "target" in rows and rows["target"].ndim == 1:
+        return "correct", (rows["target"] == rows["predicted"]).astype(np.float64)
+    if "correct" in rows:
+        return "correct", rows["correct"].astype(np.float64)
+    for share, whole in (("hits", "length"), ("nll", "tokens")):
+        if share in rows:
+            found: Array = rows[share] / np.maximum(rows[whole], 1)
+            return ("loss" if share == "nll" else "accuracy"), found
+    name = next(name for name in (*metrics, "loss") if name in rows and rows[name].ndim == 1)
+    return name, rows[name].astype(np.float64)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.batches.arithmetic import derive, numbers
-from luthier.updaters.weights import grown
 from luthier.updaters.updater import Part, Pupil, Seen, Term, Weights
+from luthier.updaters.weights import grown
 
 
 @dataclass
@@ -45,9 +45,13 @@ class Complementary(Part):
 
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
         self._copies = tuple(copied(pupil.model) for _ in range(2))
-        if past:
-            pupil.model.load_state_dict(past["working"])
-            self.restore(past)
+        if past:  # of a head that has learnt more classes since, what there was
+            self._steps = past["steps"]
+            saved = (past["working"], *past["copies"])
+            for model, weights in zip((pupil.model, *self._copies), saved, strict=True):
+                there = tensors_of(model)
+                loaded = {n: grown(weights[n], t) for n, t in there.items() if n in weights}
+                model.load_state_dict(loaded, strict=len(loaded) == len(there))
 
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
         if replayed is None:

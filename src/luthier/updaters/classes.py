@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.updaters.updater import Part, Pupil
+from luthier.updaters.weights import grown
 
 
 @dataclass
@@ -31,7 +32,9 @@ class NearestMean(Part):
 
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
         if past:
-            last_linear(pupil.model).load_state_dict(past["trained"])
+            head = last_linear(pupil.model)
+            there = head.state_dict()
+            head.load_state_dict({n: grown(past["trained"][n], there[n]) for n in there})
 
     @torch.no_grad()
     def end(self, pupil: Pupil) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from luthier.updaters.updater import Part, Pupil, Seen, Term
-from luthier.updaters.weights import trained
+from luthier.updaters.weights import grown, trained
 
 
 @dataclass
@@ -31,8 +31,13 @@ class Elastic(Part):
     _at: list[Tensor] = field(default_factory=list, init=False)
 
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
-        if past:
-            self.restore(past)
+        if not past:
+            return
+        self.restore(past)
+        weights = trained(pupil.model)
+        pairs = list(zip(self._fisher, self._at, weights, strict=True))
+        self._fisher = [grown(f, torch.zeros_like(w)) for f, _, w in pairs]
+        self._at = [grown(at, w) for _, at, w in pairs]
 
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
         if not self._fisher:

@@ -72,9 +72,14 @@ class Memory:
     # --- what was noted of the items ---------------------------------------------------------
 
     def note(self, name: str, slots: Rows, values: Tensor) -> None:
-        """Keep ``values`` (len(slots), …) beside the items of these slots."""
+        """Keep ``values`` (len(slots), …) beside the items of these slots. Where they are wider
+        than before (a head has learnt more classes), what was kept has NaN for what is new."""
         values = values.detach().to("cpu")
         found = self.kept.get(name)
+        if found is not None and values.dim() == 2 and values.shape[1] > found.shape[1]:
+            wider = values.new_full((len(found), values.shape[1]), torch.nan)
+            wider[:, : found.shape[1]] = found
+            self.kept[name] = found = wider
         if found is None or len(found) < len(self):
             room = max(len(self), min(self.size, 2 * len(self)))
             grown = values.new_zeros((room, *values.shape[1:]))

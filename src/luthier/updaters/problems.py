@@ -60,6 +60,8 @@ def _unfit(spec: JobSpec, card: Card) -> str | None:
     """Why an updater is not for this job's rows."""
     if card.facts["program"]:
         return "is for the models of configuration files"
+    if spec.task == "translation":
+        return "would be judged row by row, and BLEU and chrF are of all rows together"
     classes = spec.task in _WHOLE and spec.task != "embedding" and not spec.processing.multi_label
     if card.facts["labels"] and not classes:
         return f"is for rows of one class each; this job is '{spec.task}'"

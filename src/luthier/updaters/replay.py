@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch.nn.functional as F
+from torch import Tensor
 
 from luthier.updaters.updater import Part, Pupil, Seen, Term
 
@@ -49,7 +50,16 @@ class Dark(Part):
     def terms(self, pupil: Pupil, new: Seen, replayed: Seen | None) -> Iterable[Term]:
         if replayed is None:
             return ()
-        before = replayed.kept["scores"].to(replayed.scores)
+        now, before = _both(replayed)
         if self.distance == "huber":
-            return (Term("huber_loss", self.alpha, F.huber_loss(replayed.scores, before)),)
-        return (Term("mse_loss", self.alpha, F.mse_loss(replayed.scores, before)),)
+            return (Term("huber_loss", self.alpha, F.huber_loss(now, before)),)
+        return (Term("mse_loss", self.alpha, F.mse_loss(now, before)),)
+
+
+def _both(seen: Seen) -> tuple[Tensor, Tensor]:
+    """The scores of rows now, and those that were noted; of a head that has learnt more classes
+    since then only what there was."""
+    before = seen.kept["scores"].to(seen.scores)
+    now = seen.scores[:, : before.shape[1]]
+    known = ~before.isnan()
+    return (now, before) if bool(known.all()) else (now[known], before[known])

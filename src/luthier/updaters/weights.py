@@ -60,6 +60,20 @@ class Anchor(Part):
         self._start = list(state["start"])
 
 
+def grown(saved: Tensor, like: Tensor) -> Tensor:
+    """What was saved of a weight, in the shape of ``like``, whose rows beyond it are its own: a
+    head has learnt more classes since.
+
+    >>> grown(torch.ones(1, 2), torch.zeros(2, 2)).tolist()
+    [[1.0, 1.0], [0.0, 0.0]]
+    """
+    if saved.shape == like.shape:
+        return saved
+    wider = like.detach().clone()
+    wider[: len(saved)] = saved
+    return wider
+
+
 def trained(model: nn.Module) -> list[Tensor]:
     """The parameters that train, in their order."""
     return [p for p in model.parameters() if p.requires_grad]
