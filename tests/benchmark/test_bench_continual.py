@@ -221,10 +221,10 @@ def test_a_page_that_needs_nothing_else(measured) -> None:
     assert parser.requests == []
     drawings = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]
     cells_drawn = [len(d.findall("rect")) for d in drawings if d.findall("rect")]
-    assert cells_drawn == [15, 15, 3] or sorted(cells_drawn) == [3, 15, 15]
+    assert sorted(cells_drawn) == [3, 15, 15]
     assert "prefers-color-scheme: dark" in text
     assert "±" in text
-    assert text.count("Renate's</text>") == 1, "of ER only: what is quick is not compared"
+    assert text.count("Renate&#x27;s</text>") == 1, "of ER only: what is quick is not compared"
 
 
 def test_tables_have_renate_beside_it() -> None:

@@ -73,12 +73,16 @@ def test_two_updates_from_the_command_line(luthier, tmp_path) -> None:
         first = luthier("tune", *words, "--chunk-id", 0)
         assert first.code == 0, first.err
         assert "accuracy after update" in first.out.lower()
+        assert "nothing to compare: there are no rows of earlier chunks" in first.out
         second = luthier(
-            "tune", *words, "--chunk-id", 1, "--input-state-url", tmp_path / "state", "--json"
-        )
+            "tune", *words, "--chunk-id", 1, "--input-state-url", tmp_path / "state",
+            "--forgetting-budget", 0.9, "--stability-steps", 2, "--json",
+        )  # fmt: skip
         assert second.code == 0, second.err
         assert [len(row) for row in second.document["update"]["matrix"]] == [1, 2]
         assert second.document["update"]["average"] > 0.8
+        assert second.document["update"]["promoted"] is True
+        assert second.document["update"]["stability"]["curve"][0]["step"] == 2
     finally:
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(timeout=60) == 0
