@@ -15,8 +15,9 @@ from luthier.evaluation.heat_map import Point, curves_of, heat_map
 from luthier.evaluation.page import style
 from luthier.store import atomic
 
-#: Renate 0.5's own code on the class-incremental scenario, on two cores: mean accuracy at the end, forgetting, seconds of the five updates. 3 seeds of digits, 2 of mnist;
-#: the last two were recorded of mnist only.
+#: Renate 0.5's own code on the class-incremental scenario, on two cores: mean accuracy at the end,
+#: forgetting, seconds of the five updates. 3 seeds of digits, 2 of mnist; the last two were
+#: recorded of mnist only.
 RENATE: dict[str, dict[str, tuple[float, float | None, float | None]]] = {
     "digits": {
         name: (accuracy, None, None)
