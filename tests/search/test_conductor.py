@@ -27,7 +27,7 @@ def toy_search(steps: int = 6, space: Any = None, options: Any = None, **search:
 
 
 def ended(run: Run) -> Run:
-    until(lambda: run.record().ended, 60)
+    until(lambda: run.record().ended, 120)
     return run
 
 
@@ -157,3 +157,96 @@ def test_time_ends_a_search_and_stops_what_runs(home: Home, start: Start) -> Non
     assert states.count("complete") >= 1
     assert states.count("pruned") >= 1
     assert all(t.ended for t in home.ledger.trials(run.id))
+
+
+def test_a_search_done_again_from_the_start_makes_its_trials_anew(home: Home, start: Start) -> None:
+    run = home.submit(toy_search(steps=200, options={"step_ms": 20}, max_trials=2))
+    start("--idle-exit-s", "60")
+    until(lambda: any(t.status == "STARTED" for t in home.ledger.trials(run.id)))
+    run.cancel()
+    ended(run)
+    run.retry()
+    until(lambda: len(home.ledger.trials(run.id)) > 2)
+    keys = [t.key for t in home.ledger.trials(run.id)]
+    assert len(set(keys)) == len(keys)
+    assert all(key and key.split("/")[1] == "1" for key in keys[2:])
+    run.cancel()
+    ended(run)
+
+
+def test_what_falls_behind_the_median_is_stopped(home: Home, start: Start) -> None:
+    """Three trials that learn, and one that diverges."""
+    rates = {"training.learning_rate": {"type": "ordinal", "categories": [0.01, 0.02, 0.03, 30.0]}}
+    run = home.submit(
+        toy_search(
+            steps=40, space=rates, options={"step_ms": 50},
+            algorithm="grid", pruner="median", max_trials=4,
+        )
+    )  # fmt: skip
+    assert start("--once").wait(90) == 0
+    trials = read_summary(home, run.id).trials
+    assert [t.state for t in trials] == ["complete"] * 3 + ["pruned"]
+    assert len(trials[3].curve) < 40
+    assert home.ledger.trials(run.id)[3].reason == "pruned"
+    assert not (home.path / "runs" / (trials[3].run_id or "")).exists()
+
+
+def test_a_constraint_on_a_metric_keeps_the_best_from_being_chosen(
+    home: Home, start: Start
+) -> None:
+    start("--idle-exit-s", "60")
+    free = ended(home.submit(toy_search()))
+    losses = sorted(t.metrics["loss"] for t in home.ledger.trials(free.id))
+    bound = (losses[1] + losses[2]) / 2
+    bound_run = ended(home.submit(toy_search(constraints=[f"loss >= {bound!r}"])))
+    found = read_summary(home, bound_run.id)
+    assert sorted(t.scores["loss"] for t in found.trials if t.scores) == losses
+    assert found.best is not None
+    assert found.best.scores == {"loss": losses[2]}
+    assert bound_run.metrics()["loss"] == losses[2]
+
+
+def test_a_constraint_on_a_field_is_kept_by_every_trial(home: Home, start: Start) -> None:
+    run = home.submit(toy_search(constraints=["training.learning_rate <= 0.01"]))
+    assert start("--once").wait(60) == 0
+    rates = [t.values["training.learning_rate"] for t in read_summary(home, run.id).trials]
+    assert len(rates) == 4
+    assert max(rates) <= 0.01
+
+
+def test_what_earlier_searches_found_is_tried_first(home: Home, start: Start) -> None:
+    start("--idle-exit-s", "60")
+    first = ended(home.submit(toy_search()))
+    ranked = read_summary(home, first.id).ranked()
+    given = {"training.learning_rate": 0.5}
+    second = ended(
+        home.submit(
+            toy_search(
+                initial=[given], warm_start=[first.id], warm_start_top=2, sampling_seed=1,
+            )
+        )
+    )  # fmt: skip
+    tried = [t.values for t in read_summary(home, second.id).trials]
+    assert tried[:3] == [given, ranked[0].values, ranked[1].values]
+    third = home.submit(toy_search(warm_start=[first.id], algorithm="tpe", max_trials=1))
+    ended(third)
+    assert "4 trials of earlier searches are known" in third.logs()
+    alone = ended(home.submit(toy_search(algorithm="tpe", max_trials=1)))
+    assert read_summary(home, third.id).trials[0].values == (
+        read_summary(home, alone.id).trials[0].values
+    )  # four are too few to learn from: both draw at random
+
+
+def test_money_ends_a_search(home: Home, start: Start) -> None:
+    """At a thousand an hour a trial of a second costs 28 cents."""
+    run = home.submit(
+        toy_search(
+            steps=10, options={"step_ms": 100}, max_trials=None, max_cost=1.2, cost_per_hour=1000.0
+        )
+    )
+    assert start("--once").wait(90) == 0
+    found = read_summary(home, run.id)
+    assert found.best is not None
+    spent = sum(t.seconds for t in found.trials) * 1000 / 3600
+    assert spent + 0.3 >= 1.2
+    assert spent < 3

@@ -41,7 +41,7 @@ def words(tmp_path: Path, tiny_dropout_model: Path) -> dict[str, Any]:
 
 
 def ended(run: Run) -> Run:
-    until(lambda: run.record().ended, 120)
+    until(lambda: run.record().ended, 280)
     assert run.status()["status"] == "FINISHED", run.logs()
     return run
 

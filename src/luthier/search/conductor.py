@@ -27,8 +27,9 @@ from luthier.search.space import Point, applied, read_space
 from luthier.search.summary import Summary, Trial, trial_events, write_summary
 from luthier.spec.search import SearchSpec
 
-#: How often it is looked how the trials stand.
-LOOK_S = 0.05
+#: How soon it is looked again how the trials stand: at once where something has just changed, and
+#: ever later where nothing does.
+LOOK_S, SELDOM_S = 0.05, 0.4
 #: How often it is made sure, meanwhile, that somebody works.
 _WAKE_S = 2.0
 #: Points that are drawn before a constraint is taken to allow none.
@@ -78,6 +79,7 @@ class Conductor:
         self._first: list[Point] = []
         self._seen: dict[int, int] = {}  # trial → the last of its events that was read
         self._woken_at = 0.0
+        self._pause_s, self._stood = LOOK_S, list[tuple[str, int | None, int]]()
 
     def run(self) -> tuple[str, dict[str, Any]]:
         """See ``conduct``."""
@@ -91,7 +93,7 @@ class Conductor:
             while self._may_begin():
                 self._begin()
             self._wake()
-            time.sleep(LOOK_S)
+            self._rest()
         self._close()
         return self._result()
 
@@ -340,7 +342,16 @@ class Conductor:
             self._obey()
             self._look()
             self._wake()
-            time.sleep(LOOK_S)
+            self._rest()
+
+    def _rest(self) -> None:
+        """Wait a little, the longer the longer nothing has changed."""
+        now = [(t.state, t.rung, len(t.curve)) for t in self.trials.values()]
+        self._pause_s = LOOK_S if now != self._stood else min(self._pause_s * 1.3, SELDOM_S)
+        self._stood = now
+        end = time.monotonic() + self._pause_s
+        while time.monotonic() < end and self.control() is None:
+            time.sleep(min(LOOK_S, self._pause_s))
 
     def _result(self) -> tuple[str, dict[str, Any]]:
         summary = Summary.of(self.me.name, self.search, self.metrics, self.directions,
