@@ -53,6 +53,19 @@ def test_running_means_over_two_updates_are_those_of_all_rows() -> None:
         assert pupil.model[2].weight[c].tolist() == pytest.approx([x / length for x in total])
 
 
+def test_a_class_of_a_former_update_is_still_known() -> None:
+    first = make(classes=(0, 2))
+    part = RunningMeans()
+    part.start(first)
+    part.end(first)
+    past = part.hand_on()
+    second = make(classes=(1,))
+    part = RunningMeans()
+    part.start(second, past)
+    part.end(second)
+    assert second.model[2].bias.tolist() == [0.0, 0.0, 0.0, -1.0]
+
+
 def test_a_class_without_rows_is_never_the_nearest() -> None:
     pupil = make(classes=(0, 2))
     part = RunningMeans()
@@ -192,7 +205,10 @@ def test_a_new_model_learns_from_the_expert_and_from_what_was_noted() -> None:
     old = Seen(seen.batch, seen.scores, seen.features, {"scores": noted})
     (first,) = updater.terms(pupil, new, old)
     assert first.value.item() == pytest.approx(pupil.losses(new).mean().item()), "the expert"
-    said = new.scores.detach().clone()
+    with torch.no_grad():  # learns
+        for weight in pupil.model.parameters():
+            weight.mul_(1.3)
+    said = pupil.see(pupil.batch(range(6))).scores.detach().clone()
     updater.turned(pupil, 1)
     with torch.no_grad():
         for weight in pupil.model.parameters():

@@ -10,7 +10,7 @@ from luthier.spec import UpdateSpec
 from luthier.updaters.merge_words import MERGE_OPTIONS, merge_problems
 from luthier.updaters.merging import MERGES, RunningAverage, Soup, Ties, WiSEFT, build_merge, mixed
 
-SHAPES = {"layer.weight": (3, 2), "layer.bias": (3,)}
+SHAPES = {"layer.weight": (7, 6), "layer.bias": (7,)}
 
 
 def weights(seed: int) -> dict[str, torch.Tensor]:

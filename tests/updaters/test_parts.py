@@ -241,6 +241,10 @@ def test_shrink_and_perturb(pupil) -> None:
     ShrinkAndPerturb(0.5, 0.0).start(pupil)
     after = torch.cat([w.detach().flatten() for w in pupil.model.parameters()])
     assert torch.equal(after, before * 0.5)
+    pupil.updates = 0
+    ShrinkAndPerturb(0.5, 0.1).start(pupil)
+    assert torch.equal(torch.cat([w.detach().flatten() for w in pupil.model.parameters()]), after)
+    pupil.updates = 1
     ShrinkAndPerturb(1.0, 0.1).start(pupil)
     noise = torch.cat([w.detach().flatten() for w in pupil.model.parameters()]) - after
     assert 0.05 < float(noise.std()) < 0.2

@@ -68,8 +68,14 @@ def _card(
     )
 
 
-def _prefixed(prefix: str, options: tuple[Option, ...]) -> tuple[Option, ...]:
-    return tuple(Option(f"{prefix}_{o.name}", o.default, o.doc) for o in options)
+def _prefixed(prefix: str, options: tuple[Option, ...], **other: Any) -> tuple[Option, ...]:
+    """Options under a prefix, some with another default."""
+    return tuple(Option(f"{prefix}_{o.name}", other.get(o.name, o.default), o.doc) for o in options)
+
+
+#: Super-ER divides its loss by weights that sum to four: in an update of a few hundred steps its
+#: model moves so little that copies with a longer memory lag behind it.
+_QUICKER = {"stable_model_update_weight": 0.9, "plastic_model_update_weight": 0.9}
 
 
 CARDS: tuple[Card, ...] = (
@@ -149,7 +155,7 @@ CARDS: tuple[Card, ...] = (
         Option("sp_shrink_factor", 0.95, "what is kept of the weights before the first step"),
         Option("sp_sigma", 0.001, "standard deviation of the noise that is added then"),
         Option("cls_alpha", 0.1, "weight of the distance to the surer copy"),
-        *_prefixed("cls", _AVERAGES),
+        *_prefixed("cls", _AVERAGES, **_QUICKER),
         Option("pod_alpha", 1.0, "weight of the distance between pooled features"),
         *_prefixed("pod", _POOLED),
         shared=_NOTED,

@@ -17,7 +17,8 @@ from luthier.updaters.updater import Part, Pupil, Seen, Term
 class ShrinkAndPerturb(Part):
     """Before the first step w ← shrink_factor · w + sigma · N(0, 1), for what trains.
 
-    Paper: Ash and Adams 2020, On Warm-Starting Neural Network Training, section 4.
+    Paper: Ash and Adams 2020, On Warm-Starting Neural Network Training, section 4. It is for
+    weights that former data has trained: the first update leaves them as they are.
     shrink_factor 1 and sigma 0 do nothing.
     """
 
@@ -27,6 +28,8 @@ class ShrinkAndPerturb(Part):
 
     @torch.no_grad()
     def start(self, pupil: Pupil, past: dict[str, Any] | None = None) -> None:
+        if not pupil.updates:
+            return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.seed, "perturb", pupil.updates) % 2**63)
             for weight in trained(pupil.model):
