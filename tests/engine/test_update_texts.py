@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import COLOURS, THINGS
 from luthier.data.remembered import joined, kept
 from luthier.engine.control import Interrupted
 from luthier.engine.run import run
@@ -17,6 +16,8 @@ from luthier.spec import parse_spec
 from luthier.store.bundle import open_bundle
 from luthier.updaters.problems import problems
 
+COLOURS = ["red", "blue", "green", "black", "white", "brown", "pink", "grey", "gold", "amber"]
+THINGS = ["boat", "house", "tree", "stone", "river", "cloud", "horse", "apple", "lamp", "chair"]
 UPDATERS = [c.name for c in cards("updater") if not (c.facts["program"] or c.facts["labels"])]
 #: Two domains: the words of one mean nothing in the other.
 SIGNS = ("{colour} {thing}", "{thing} of {colour}"), ("{thing} at {colour}", "not {colour} {thing}")

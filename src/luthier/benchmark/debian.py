@@ -1,4 +1,5 @@
-"""Real retrieval data from Debian's package descriptions: short description → long one.
+"""Real retrieval data from Debian's package descriptions: short description → long one, both in
+English, or from another language into English.
 
 Built at run time from the package lists of the machine's own apt sources (their licences
 are mixed, so nothing of it is shipped). Needs apt; takes about ten seconds.
@@ -27,12 +28,13 @@ _HELPER = "/usr/lib/apt/apt-helper"
 _LEFT_OUT = {"debug", "metapackages", "tasks", "oldlibs"}
 
 
-def build(folder: Path) -> Path:
-    """Write ``debian.jsonl`` (query, doc, split) into a folder, once; its path.
+def build(folder: Path, language: str = "en") -> Path:
+    """Write ``debian.jsonl`` (query, doc, split) into a folder, once; its path. language: of the
+    queries, in a file of its own where it is not English.
 
     Raises Unavailable: there is no apt, or it cannot fetch its lists.
     """
-    file = folder / "debian.jsonl"
+    file = folder / ("debian.jsonl" if language == "en" else f"debian-{language}.jsonl")
     if file.exists():
         return file
     if shutil.which("apt-get") is None or not Path(_HELPER).exists():
@@ -41,7 +43,7 @@ def build(folder: Path) -> Path:
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     options = [
         f"-oDir::State::Lists={lists}",
-        "-oAcquire::Languages=en",
+        f"-oAcquire::Languages={','.join({'en': 0, language: 0})}",
         "-oDir::Cache::pkgcache=",
         "-oDir::Cache::srcpkgcache=",
     ]
@@ -50,19 +52,34 @@ def build(folder: Path) -> Path:
     )
     if asked.returncode != 0:
         raise Unavailable(f"apt-get update: {asked.stderr.strip() or asked.stdout.strip()}")
-    rows = list(_rows(lists))
+    rows = list(_rows(lists) if language == "en" else _translated(lists, language))
     aside = file.with_suffix(".aside")
     aside.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     aside.rename(file)
     return file
 
 
-def _rows(lists: Path) -> Iterator[dict[str, str]]:
-    texts = {
-        (entry["Package"], entry["Description-md5"]): entry["Description-en"].partition("\n")
-        for entry in _stanzas(_only(lists, "_main_i18n_Translation-en"))
-        if "Description-en" in entry
+def _texts(lists: Path, language: str) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """Short and long description by package and hash of the English text."""
+    key = f"Description-{language}"
+    return {
+        (entry["Package"], entry["Description-md5"]): entry[key].partition("\n")
+        for entry in _stanzas(_only(lists, f"_main_i18n_Translation-{language}"))
+        if key in entry
     }
+
+
+def _translated(lists: Path, language: str) -> Iterator[dict[str, str]]:
+    """The rows whose short description was translated, with that as their query."""
+    there = {name: short for (name, _), (short, _, _) in _texts(lists, language).items()}
+    for row in _rows(lists):
+        short = there.get(row["name"], "").strip()
+        if short != row["query"] and len(short.split()) > 1:
+            yield row | {"query": short}
+
+
+def _rows(lists: Path) -> Iterator[dict[str, str]]:
+    texts = _texts(lists, "en")
     packages: dict[str, dict[str, str]] = {}
     for entry in _stanzas(_only(lists, "_main_binary-")):
         if (entry["Package"], entry.get("Description-md5")) in texts:
@@ -79,7 +96,7 @@ def _rows(lists: Path) -> Iterator[dict[str, str]]:
         if seen & keys:  # one a source package, and no text twice
             continue
         seen |= keys
-        yield {"query": query, "doc": doc, "split": _split(name)}
+        yield {"name": name, "query": query, "doc": doc, "split": _split(name)}
 
 
 def _split(name: str) -> str:
