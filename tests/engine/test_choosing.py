@@ -6,6 +6,7 @@ from torch import nn
 
 from luthier.engine.choosing import Scored, choose
 from luthier.engine.program_learner import Watched
+from luthier.testing.pupils import SmallPupil
 from luthier.tuning import MultiLayerPerceptron
 from luthier.updaters.averages import Complementary
 from luthier.updaters.merging import build_merge
@@ -71,6 +72,26 @@ def test_without_rows_it_is_the_working_model() -> None:
     model = biased(0.0)
     choose(Updater([Copies()]), None, Scored(model, lambda _: None, Judged(0)))
     assert measured(model) == 0.0
+
+
+def test_the_next_update_learns_on_with_the_working_model() -> None:
+    pupil, part = SmallPupil(torch.zeros(4, 3), torch.arange(4), 4), Complementary()
+    part.start(pupil)
+    with torch.no_grad():
+        for weight in pupil.model.parameters():
+            weight.add_(1.0)
+    part.stepped(pupil.model)
+    working = [w.detach().clone() for w in pupil.model.parameters()]
+    told = part.candidates(pupil.model)
+    with torch.no_grad():
+        for weight in pupil.model.parameters():
+            weight.zero_()  # what was published is something else
+    again = Complementary()
+    again.start(pupil, part.hand_on())
+    assert all(torch.equal(a, b) for a, b in zip(pupil.model.parameters(), working, strict=True))
+    stable = told["stable"]["0.weight"]
+    assert torch.equal(again.candidates(pupil.model)["stable"]["0.weight"], stable)
+    assert not torch.equal(stable, working[0]), "the copies stay where they were"
 
 
 def test_merging_is_asked_for_and_wins() -> None:
