@@ -145,7 +145,7 @@ class Conductor:
         if not waited_for:
             return
         for record in self.ledger.trials(self.me.id, list(waited_for)):
-            trial = waited_for[record.id]
+            trial = waited_for.pop(record.id)
             if self._follows_curves():
                 self._read_curve(trial)
             trial.rung = record.pause_after
@@ -155,6 +155,9 @@ class Conductor:
                 self._take_end(trial, record)
             else:
                 trial.state = "running"
+        for trial in waited_for.values():  # somebody deleted it
+            trial.state, trial.error = "cancelled", "its run was deleted"
+            self.tell("trial", trial.told())
 
     def _follows_curves(self) -> bool:
         return self.search.pruner is not None
