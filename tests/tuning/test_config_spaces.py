@@ -246,7 +246,8 @@ def test_every_updater_has_a_space_of_options_that_it_takes(card):
     for option in card.options:
         domain = as_domain(space.get(option.name))
         if isinstance(domain, Categorical):
-            assert {type(v) for v in domain.categories} <= {float, str}
+            kinds = {int} if type(option.default) is int else {float, str}
+            assert {type(v) for v in domain.categories} <= kinds
 
 
 _BOUNDED = {"reservoir", "greedy_balanced", "herding"}
