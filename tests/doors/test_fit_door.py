@@ -21,7 +21,6 @@ from luthier.spec import (
     SearchSpec,
     Source,
     TrainingSpec,
-    UpdateSpec,
 )
 from luthier.testing.doors import DoorCase, Word
 
@@ -116,6 +115,8 @@ class TestFit(DoorCase):
                 "memory": "sliding_window",
                 "memory_size": 50,
                 "memory_batch_size": 4,
+                "replay_ratio": 0.5,
+                "memory_bytes": 10_000,
                 "input_state_url": "before",
                 "output_state_url": "after",
                 "forgetting_budget": 0.1,

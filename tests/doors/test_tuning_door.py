@@ -78,6 +78,7 @@ class TestTuning(DoorCase):
             Word("config_space", SPACE | {name: value}, f"update.{name}", value)
             for name, value in {
                 "merge": "ties",
+                "memory_bytes": 9_999,
                 "forgetting_budget": 0.1,
                 "forgetting_budget_each": 0.2,
                 "probe_budget": 0.05,

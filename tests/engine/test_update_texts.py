@@ -259,3 +259,69 @@ def test_joined_rows_are_numbered_old_ones_first(tmp_path):
     assert [found.class_name(code) for code in found.array("label")] == ["x", "y", "z", "y"]
     assert found.num_classes == 3
     assert found.id != new.id
+
+
+def test_a_budget_of_bytes_holds(job, trained):
+    from luthier.data.remembered import bytes_of
+
+    start = None
+    for number in (0, 1):
+        update = {"memory_size": 500, "memory_bytes": 400}
+        found = trained(job(number, start=start, update=update), f"run-{number}")
+        start = found.folder
+        memory = kept(start / "luthier" / "update" / "memory.arrow")
+        assert 250 < bytes_of(memory).sum() <= 400
+    words = [*memory.texts("anchor", np.arange(len(memory)))]
+    assert 0 < sum(" at " in word for word in words) < len(words)
+
+
+def test_more_or_fewer_rows_go_along(job, trained, new_place):
+    from luthier.engine.means import Means
+    from luthier.engine.run import _prepared, keep_going
+
+    first = trained(job(0), "first")
+    for ratio, count in ((0.0, 0), (0.5, 4), (1.5, 12)):
+        spec = job(1, start=first.folder, update={"replay_ratio": ratio})
+        setup, _ = _prepared(spec, new_place(f"r{ratio}"), lambda *_: None, keep_going, Means())
+        setup.update.start()
+        replayed = setup.update._replay()
+        assert (0 if replayed is None else len(replayed.scores)) == count
+    with pytest.raises(SpecError, match="not both"):
+        job(1, update={"replay_ratio": 1.0, "memory_batch_size": 4})
+
+
+def test_a_memory_is_written_without_being_in_memory(tmp_path):
+    import pyarrow
+
+    from luthier.data import load_dataset
+    from luthier.data.remembered import keep
+    from luthier.spec import CSVOptions
+
+    rows = [(f"{n} " + "a" * 500, "b" * 500) for n in range(40_000)]
+    file = write(tmp_path / "large.csv", rows, ("anchor", "positive"))
+    dataset = load_dataset(file, CSVOptions(), tmp_path)
+    chosen = np.random.default_rng(0).permutation(len(rows))
+    pool = pyarrow.default_memory_pool()
+    before = pool.bytes_allocated()
+    high = pool.max_memory()
+    keep(dataset, chosen, tmp_path / "kept.arrow")
+    found = kept(tmp_path / "kept.arrow")
+    assert found.texts("anchor", np.array([5])) == [rows[chosen[5]][0]]
+    assert (tmp_path / "kept.arrow").stat().st_size > 40e6
+    assert pool.max_memory() - max(high, before) < 25e6
+
+
+@pytest.mark.parametrize("merge", ["wise-ft", "ema", "soup", "ties"])
+def test_weights_are_merged_at_the_end(merge, job, trained):
+    first = trained(job(0, update={"merge": merge}), "first")
+    spec = job(1, start=first.folder, update={"merge": merge})
+    assert not problems(spec)
+    whole = trained(spec, "whole")
+    assert whole.metrics["update"]["merge"]["kind"] == merge
+    plain = trained(job(1, start=first.folder), "plain")
+    one, other = (files_of(found.folder)["model.safetensors"] for found in (whole, plain))
+    if merge != "wise-ft":  # which may find that the trained weights are the best
+        assert one != other
+    with pytest.raises(Interrupted):
+        trained(spec, "parts", stop=3)
+    assert files_of(trained(spec, "parts").folder) == files_of(whole.folder)

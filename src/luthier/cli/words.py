@@ -155,6 +155,8 @@ updater_options             updater_options             for the updater
 memory                      memory                      which rows are remembered
 memory_size                 memory_size                 how many
 memory_batch_size           memory_batch_size           of them in a step; none: as many as new ones
+replay_ratio                replay_ratio                or that many for each new row
+memory_bytes                memory_bytes                the most bytes of what is remembered
 input_state_url             input_state_url             a state to go on from: folder or s3://
 output_state_url            output_state_url            where the next state is committed
 forgetting_budget           forgetting_budget           share that earlier chunks may lose, in mean

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from luthier.data.columns import VALUE_ROLES
 from luthier.data.dataset import Dataset
@@ -45,6 +46,15 @@ def _batch(dataset: Dataset, rows: npt.NDArray[np.int64], values: dict[str, Any]
             else pa.array(found)
         )
     return pa.record_batch(columns)
+
+
+def bytes_of(dataset: Dataset) -> npt.NDArray[np.int64]:
+    """The bytes of each row (n,): its texts, and 8 for a value."""
+    found = np.full(len(dataset), 8 * sum(r in dataset.mapping for r in VALUE_ROLES), np.int64)
+    for role in dataset.roles:
+        lengths = [pc.binary_length(chunk).to_numpy() for chunk in dataset.chunks(role)]
+        found += np.concatenate(lengths)
+    return found
 
 
 def kept(file: Path) -> Dataset:

@@ -48,8 +48,8 @@ _WATCHED: dict[str, Any] = {
     "stability_steps": None,
     "drift": "off",
 }
-#: What is made of the weights at the end.
-_MERGED: dict[str, Any] = {"merge": "none", "merge_options": {}}
+#: What is made of the weights at the end, and what the memory may have.
+_MERGED: dict[str, Any] = {"merge": "none", "merge_options": {}, "memory_bytes": None}
 _DEVICES = {"auto": "auto", "cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "mps": "mps"}
 _PRECISIONS = {"32": "fp32", "32-true": "fp32", "bf16": "bf16", "bf16-mixed": "bf16",
                "16": "fp16", "16-mixed": "fp16"}  # fmt: skip

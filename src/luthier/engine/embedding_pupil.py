@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luthier.batches.arithmetic import Rows
-from luthier.data.remembered import keep
+from luthier.data.remembered import bytes_of, keep
 from luthier.engine.device import Device
 from luthier.engine.learner import EmbeddingLearner, TextBatch
 from luthier.engine.pupil import RowPupil
@@ -93,6 +93,9 @@ class EmbeddingPupil(EmbeddingLearner, RowPupil):
             return None
         found: Rows = self._labels.numpy()[rows]
         return found
+
+    def bytes_of(self, rows: Rows) -> Rows:
+        return bytes_of(self.dataset)[rows]
 
     def classes(self) -> list[int]:
         return []

@@ -85,6 +85,10 @@ class Oversight:
         if any(b is not None for b in budgets) and self.before is None:
             message = "there are no validation rows, so nothing tells what is forgotten"
             raise DataError(message, file="val_data()", hint="leave forgetting_budget out")
+        merge = self.update.merge
+        if merge is not None and merge.scores and self.before is None:
+            message = f"'{merge.name}' chooses by validation rows, and there are none"
+            raise SpecError([Problem("update.merge", message, "give some, or use merge='ema'")])
         if self._scores is not None:
             return
         asked = {"probe_budget": self.spec.probe_budget, "stability_steps":

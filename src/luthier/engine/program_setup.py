@@ -12,11 +12,12 @@ import numpy as np
 
 from luthier.batches.arithmetic import derive
 from luthier.batches.random_plan import RandomPlan
+from luthier.engine.beginning import begin, updating
 from luthier.engine.control import Listener
 from luthier.engine.device import Device
 from luthier.engine.items import Items, Stacked, stacked
 from luthier.engine.optim import Optimization, build_optimization, given_optimization
-from luthier.engine.past import FOLDER, Past, read_past, start_of
+from luthier.engine.past import FOLDER, Past
 from luthier.engine.precision import resolve_precision
 from luthier.engine.program import Program
 from luthier.engine.program_learner import ProgramLearner, ProgramModel
@@ -31,14 +32,11 @@ from luthier.engine.state import (
     restore_random_states,
     seed_everything,
 )
-from luthier.engine.updating import UpdatingLearner
 from luthier.errors import DataError, Problem, SpecError
 from luthier.evaluation.scored_task import TaskEvaluation
 from luthier.registry import find
 from luthier.spec import JobSpec
 from luthier.store.bundle import newest_bundle, sha256_of
-from luthier.updaters.build import build_memory, build_updater
-from luthier.updaters.merging import Merge, build_merge
 from luthier.updaters.updater import Updater
 
 #: Rows of a batch where nobody said: as Renate has them.
@@ -75,22 +73,22 @@ class ProgramData:
 def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup, ProgramData]:
     """Load the model and its past (or the newest good checkpoint of this run), and build the
     rest around them."""
-    training, update = spec.training, spec.update
+    training = spec.training
     seed_everything(training.seed)
     program = _program(spec)
     module = program.data()
     resolved = Resolved(place.folder / RESOLVED)
-    start = start_of(spec, place, resolved, tell)
-    past = read_past(start / OURS) if start is not None else Past()
+    begun = begin(spec, place, resolved, tell)
+    start, past, updater = begun.folder, begun.past, begun.updater
+    assert updater is not None
     precision = resolve_precision(training, resolved, place.cache, tell)
     device = Device(training.device, precision)
     checkpoint = newest_bundle(checkpoints(place), say_bad(tell))
-    updater = build_updater(update.updater or "FineTuning", update.updater_options, training.seed)
     tell("stage", {"name": "loading the model"})
 
     def load(folder: Path | None) -> ProgramModel:
         model = ProgramModel(program.model())
-        source = folder or (None if updater.fresh else start)
+        source = folder or begun.weights
         _dress(model, source, updater, past.updates)
         return model.to(device.torch)
 
@@ -102,28 +100,10 @@ def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup,
     inner = ProgramLearner(
         model, items, program.loss(model.module), device, features="features" in updater.notes
     )
-    _needs_classes(update.updater, inner, program)
+    _needs_classes(spec.update.updater, inner, program)
     size = training.per_device_train_batch_size or BATCH
-    replayed = size if update.memory_batch_size is None else update.memory_batch_size
-    memory = build_memory(
-        update.updater or "FineTuning", update.memory, update.memory_size, training.seed
-    )
     data = _data(program, module, start, past)
-    learner = UpdatingLearner(
-        inner,
-        updater,
-        memory,
-        past,
-        name=update.updater or "FineTuning",
-        validation=data,
-        seed=training.seed,
-        replayed=replayed,
-        merge=_merge(spec, data),
-    )
-    learner.origin = start
-    learner.lay_out()
-    if not len(learner.index):
-        raise DataError("there is nothing to train on", file="train_data()")
+    learner = updating(spec, inner, begun, size, data)
     plan = RandomPlan(
         len(learner.index),
         batch_size=size * training.gradient_accumulation_steps,
@@ -168,14 +148,6 @@ def _dress(model: ProgramModel, source: Path | None, updater: Updater, updates: 
     updater.attach(model, updates)
     if source is not None and not plain:
         model.restore(source)
-
-
-def _merge(spec: JobSpec, data: ProgramData) -> Merge | None:
-    merge = build_merge(spec.update.merge, spec.update.merge_options)
-    if merge is not None and merge.scores and data.validation is None:
-        message = f"'{merge.name}' chooses by validation rows, and val_data() gave none"
-        raise SpecError([Problem("merge", message, "give val_data(), or use merge='ema'")])
-    return merge
 
 
 def _turning(

@@ -17,7 +17,7 @@ class RowPupil:
 
     Attributes: as those of ``luthier.updaters.updater.Pupil``; and memory, set by whoever has it.
     per_class: how many rows of a class are to be together when some are drawn; 0: as they come.
-    Subclasses have ``fetch`` and ``labels_of``.
+    Subclasses have ``fetch``, ``labels_of`` and ``bytes_of``.
     """
 
     per_class = 0
@@ -35,6 +35,10 @@ class RowPupil:
 
     def labels_of(self, rows: Rows) -> Rows | None:
         """The classes of rows without sending them through the model; None where they have none."""
+        raise NotImplementedError
+
+    def bytes_of(self, rows: Rows) -> Rows:
+        """The bytes of each of these rows, raw (n,)."""
         raise NotImplementedError
 
     def rows(self, limit: int, at_once: int) -> Iterable[Any]:

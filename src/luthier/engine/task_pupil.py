@@ -105,6 +105,9 @@ class TaskPupil(TaskLearner, RowPupil):
         found: Rows | None = None if self._codes is None else self._codes[rows]
         return found
 
+    def bytes_of(self, rows: Rows) -> Rows:
+        return self.remember(rows).bytes()
+
     def features_of(self, batch: Step) -> Tensor:
         """What goes into the last layer (n, d)."""
         with features_into(last_linear(self.model)) as caught:

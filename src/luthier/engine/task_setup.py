@@ -42,7 +42,6 @@ from luthier.spec import JobSpec
 from luthier.store.bundle import newest_bundle
 from luthier.tasks.growing import grow_head
 from luthier.tasks.loading import labels_of
-from luthier.updaters.merging import build_merge
 
 #: Features a step and device where nobody said: more seldom learn faster per second.
 _MOST_BY_ITSELF = 32
@@ -99,8 +98,7 @@ def prepare_task(
     effective = learner.at_once * training.gradient_accumulation_steps * means.processes
     update, rows = None, len(features)
     if isinstance(learner, TaskPupil):
-        merge = build_merge(spec.update.merge, spec.update.merge_options)
-        update = updating(spec, learner, data.begun, effective, merge=merge)
+        update = updating(spec, learner, data.begun, effective)
         rows = len(update.index)
     plan = RandomPlan(rows, batch_size=effective, min_rows=1, key=(features.id, training.seed))
     total_steps = total_steps_of(spec, plan)

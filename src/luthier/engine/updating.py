@@ -46,8 +46,9 @@ class UpdatingLearner:
 
     The memory holds rows of the learner: ``old`` ones that are remembered from former updates
     come first there, then the ``new`` ones. index: the rows that the plan's numbers stand for.
-    merge: what is made of the weights at the end. phase_steps: steps of a phase, where there are
-    several; turn: what then gives the learner a new model. merged: what merging found, as JSON.
+    merge: what is made of the weights at the end; merged: what it found, as JSON. most_bytes: of
+    the remembered rows. phase_steps: steps of a phase, where there are several; turn: what then
+    gives the learner a new model.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class UpdatingLearner:
         seed: int,
         replayed: int,
         merge: Merge | None = None,
+        most_bytes: int | None = None,
     ) -> None:
+        self.most_bytes = most_bytes
         self.merge, self.merged = merge, dict[str, Any]()
         self.origin: Path | None = None  # the bundle that the update starts from
         self.curve: list[dict[str, Any]] = []  # what earlier chunks score on the way
@@ -244,6 +247,8 @@ class UpdatingLearner:
             self._offer(self._all_new()[self._offered :])
         if isinstance(self.memory, Herding):
             self._herd()
+        if self.most_bytes is not None:
+            self.memory.within(self.most_bytes, self.inner.bytes_of(self.memory.rows))
         if self.updater.renotes:
             self._note_slots(np.arange(len(self.memory), dtype=np.int64))
         self.updater.end(self.inner)

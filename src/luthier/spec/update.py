@@ -34,7 +34,8 @@ class UpdateSpec(Frozen):
 
     updater, updater_options: what is done against forgetting, by name. memory: which rows are
     remembered; None takes the updater's own policy. memory_size: how many rows. memory_batch_size:
-    remembered rows that go along with a step; None: as many as new ones.
+    remembered rows that go along with a step; None: ``replay_ratio`` for each new one (1 where
+    nobody said). memory_bytes: the most bytes that the rows may have, beside their number.
     input_state_url: where the update starts from; None starts afresh. output_state_url: where
     its state is committed.
     forgetting_budget: the most that earlier chunks may lose in this update, their mean, as a share
@@ -53,6 +54,8 @@ class UpdateSpec(Frozen):
     memory: MemoryName | None = None
     memory_size: int = Field(default=500, ge=0)
     memory_batch_size: int | None = Field(default=None, ge=0)
+    replay_ratio: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    memory_bytes: int | None = Field(default=None, ge=1)
     input_state_url: str | None = None
     output_state_url: str | None = None
     forgetting_budget: float | None = Field(default=None, ge=0, le=1)
@@ -74,6 +77,8 @@ class UpdateSpec(Frozen):
         )
         if self.updater is None and given:
             raise ValueError(f"{', '.join(given)} mean nothing without an updater")
+        if self.replay_ratio is not None and self.memory_batch_size is not None:
+            raise ValueError("give memory_batch_size or replay_ratio, not both")
         return self
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from luthier.data.rows import Places, Rows
 from luthier.errors import DataError
@@ -41,6 +42,21 @@ class RememberedRows:
                 writer.write_table(table)
             assert writer is not None
             writer.close()
+
+    def bytes(self) -> Places:
+        """The bytes of each row (n,); of lists and structs the mean over the rows."""
+        assert self.examples is not None
+        found = np.zeros(len(self.rows), np.int64)
+        for start in range(0, len(self.rows), _TOGETHER):
+            table = self._table(self.rows[start : start + _TOGETHER])
+            for column in table.columns:
+                kind = column.type
+                if pa.types.is_string(kind) or pa.types.is_binary(kind):
+                    sizes = pc.fill_null(pc.binary_length(column), 0).to_numpy()
+                else:
+                    sizes = np.full(len(column), -(-column.nbytes // max(1, len(column))))
+                found[start : start + len(column)] += sizes
+        return found
 
     def _table(self, rows: Places) -> pa.Table:
         assert self.examples is not None

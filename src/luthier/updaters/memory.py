@@ -127,6 +127,17 @@ class Memory:
         self.rows, self.labels = self.rows[slots], self.labels[slots]
         self.kept = {n: v[torch.from_numpy(slots)] for n, v in self.kept.items()}
 
+    def within(self, most: int, sizes: Rows) -> None:
+        """Forget rows, drawn at random, until those that are left have at most so many bytes.
+
+        sizes: of the row in each slot (slots,).
+        """
+        if int(sizes.sum()) <= most:
+            return
+        order = np.argsort(numbers(derive(self.seed, "bytes", self.seen), len(self)))
+        fit = np.cumsum(sizes[order]) <= most
+        self.keep(np.sort(order[fit]))
+
     def renumber(self) -> Rows:
         """The rows that are remembered, by slot; from now on they are called 0, 1, …."""
         rows = self.rows
