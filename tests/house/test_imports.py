@@ -49,13 +49,14 @@ MAY = {
     "admission": FOUNDATION
     | {"store", "data", "models", "objectives", "runs", "doors", "callback", "engine.cards",
        "engine.control", "engine.decisions", "tasks", "updaters", "search"},
+    "clicks": FOUNDATION | {"data", "batches", "store", "evaluation", "runs"},
     "serving": FOUNDATION | {"models", "tasks", "data"},
     "component": PARTS | {"engine", "doors", "trainer"},
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION
     | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker",
        "demo", "callback", "benchmark", "component", "evaluation", "engine.control", "updates",
-       "search"},
+       "search", "clicks"},
     "demo": FOUNDATION | {"api", "runs", "data", "store", "evaluation", "cli", "inference"},
     "benchmark": PARTS | {"engine", "demo", "tuning"},
     "__main__": {"cli"},
@@ -169,6 +170,7 @@ def _loaded_after(program: str) -> set[str]:
         "luthier.benchmark.race",
         "luthier.benchmark.page",
         "luthier.callback",
+        "luthier.clicks.importing",
         "luthier.worker.main",
     ],
 )

@@ -1,0 +1,1 @@
+"""One file a format: each yields fragments of sessions (see ``luthier.clicks.fragments``)."""
