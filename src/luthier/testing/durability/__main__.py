@@ -88,7 +88,7 @@ def _parts(
     if given.search_kills:
         parts.append(
             lambda: searches.kill_searches(
-                place("searches"), forks, given.search_kills, pause_s=0.4, seed=seed
+                place("searches"), forks, given.search_kills, pause_s=0.6, seed=seed
             )
         )
     if given.real_kills:

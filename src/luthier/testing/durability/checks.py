@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import CorruptBundle, LeaseLost, LuthierError, StoreError
+from luthier.errors import Conflict, CorruptBundle, LeaseLost, LuthierError, StoreError
 
 ARTIFACT = "a" * 64
 
@@ -130,6 +130,33 @@ def late_words(folder: Path) -> list[str]:
     if ledger.heartbeat(run_id, 1).mine:
         wrong.append("a heartbeat was accepted from an old epoch")
     return wrong
+
+
+def late_trials(folder: Path) -> list[str]:
+    """Who has lost the lease of a search can make no trial of it."""
+    ledger, search_id = _claimed(folder)
+    ledger.release(search_id, 1)
+    assert ledger.claim(_me()) is not None
+    try:
+        ledger.submit(_spec(), parent_id=search_id, parent_epoch=1)
+    except LeaseLost:
+        return []
+    return ["a trial was made from an old epoch"]
+
+
+def no_orphans(folder: Path) -> list[str]:
+    """A search that was cancelled leaves no trial behind, and makes none any more."""
+    ledger, search_id = _claimed(folder)
+    trial = ledger.submit(_spec(), parent_id=search_id, parent_epoch=1)
+    ledger.cancel(search_id)
+    wrong = []
+    if ledger.get(trial.id).status != "CANCELLED":
+        wrong.append("the trial of a cancelled search waits to be run")
+    try:
+        ledger.submit(_spec(), parent_id=search_id, parent_epoch=1)
+    except Conflict:
+        return wrong
+    return [*wrong, "a cancelled search made another trial"]
 
 
 def one_run_a_key(folder: Path) -> list[str]:

@@ -23,8 +23,10 @@ from luthier.testing.durability.checks import (
     environment,
     falls_back,
     full_synchronous,
+    late_trials,
     late_words,
     legal_only,
+    no_orphans,
     one_embedded_worker,
     one_run_a_key,
     power_cuts,
@@ -93,8 +95,22 @@ MUTANTS = (
     ),
     Mutant(
         "cancellation before the finish", "runs/leases.py",
-        'if run.cancel_requested_at is not None and status != "CANCELLED":', "if False:",
-        cancel_is_final,
+        "        if run.cancel_requested_at is not None:\n            details",
+        "        if False:\n            details", cancel_is_final,
+    ),
+    Mutant(
+        "epoch of a search's lease, for its trials", "runs/trials.py",
+        "runs.c.epoch == epoch, ", "", late_trials,
+    ),
+    Mutant(
+        "cancellation of a search with its trials", "runs/ledger.py",
+        "            for trial_id in self._open_trials(connection, run_id):\n"
+        "                self._cancel(connection, _locked(connection, trial_id), WITH_SEARCH)\n",
+        "", no_orphans,
+    ),
+    Mutant(
+        "no trial of a search that was asked to stop", "runs/trials.py",
+        "    if row.cancel_requested_at is not None:\n", "    if False:\n", no_orphans,
     ),
     Mutant(
         "synchronous=FULL", "runs/database.py", "PRAGMA synchronous = FULL",

@@ -26,6 +26,8 @@ _SPACE: dict[str, Any] = {
     "training.learning_rate": {"type": "float", "lower": 1e-4, "upper": 1.0, "log": True},
     "training.optim": {"type": "categorical", "categories": ["Adam", "SGD", "RMSprop"]},
 }
+#: So long a process of the drawn kind is waited for.
+_SEEN_S = 10.0
 #: Searches of unlike kinds: one at a time, so that what comes next depends on what came before.
 _KINDS: tuple[dict[str, Any], ...] = (
     {"algorithm": "tpe", "max_trials": 8},
@@ -78,9 +80,10 @@ def kill_searches(
             number += 1
             while not run.record().ended:
                 workers = _replenished(home, forks, workers, folder)
-                time.sleep(rng.random() * pause_s)
                 if killed.total() < kills:
-                    _kill_one(home, workers, rng, killed)
+                    _kill_one(home, run, workers, rng, killed, pause_s)
+                else:
+                    time.sleep(0.05)
             restarts += run.record().attempt - 1
             wrong += _faults(home, run, expected)
     finally:
@@ -157,18 +160,34 @@ def _replenished(
     return alive if alive else [_worker(home, forks, folder)]
 
 
-def _kill_one(home: Home, workers: list[Forked], rng: random.Random, killed: Counter[str]) -> None:
-    """Kill one process: who leads the search, a trial's, or the worker."""
-    kind = rng.choices(["search", "trial", "worker"], [5, 4, 2])[0]
-    wanted = "search" if kind == "search" else "training"
-    pids = [Process.parse(r.holder).pid for r in home.ledger.held()
-            if r.holder and r.kind == wanted]  # fmt: skip
-    if kind == "worker":
-        pids = [worker.pid for worker in workers]
-    if not pids:
-        return  # the next draw will find one
+def _kill_one(
+    home: Home,
+    run: Run,
+    workers: list[Forked],
+    rng: random.Random,
+    killed: Counter[str],
+    pause_s: float,
+) -> None:
+    """Kill one process of a kind that is drawn first: who leads the search, a trial's, or the
+    worker; up to ``pause_s`` after it was seen."""
+    kind = rng.choices(["leader", "trial", "worker"], [5, 5, 1])[0]
+
+    def pids() -> list[int]:
+        if kind == "worker":
+            return [worker.pid for worker in workers]
+        wanted = "search" if kind == "leader" else "training"
+        held = [r for r in home.ledger.held() if r.kind == wanted and r.holder]
+        return [Process.parse(r.holder or "").pid for r in held]
+
+    end = time.monotonic() + _SEEN_S
+    while not pids() and time.monotonic() < end and not run.record().ended:
+        time.sleep(0.01)
+    time.sleep(rng.random() * pause_s)
+    found = pids()
+    if not found:
+        return  # it ended; the next draw will find one
     try:
-        os.kill(rng.choice(pids), signal.SIGKILL)
+        os.kill(rng.choice(found), signal.SIGKILL)
     except ProcessLookupError:
         return  # it ended by itself
     killed[kind] += 1
