@@ -224,7 +224,8 @@ def _scored(scores: Tensor, targets: Any) -> Tensor | None:
     words = isinstance(targets, Tensor) and not targets.is_floating_point()
     if scores.dim() != 3 or not words or targets.shape != scores.shape[:2]:
         return None
-    return targets != -100
+    scored: Tensor = targets != -100
+    return scored
 
 
 def _scores(output: Any) -> Tensor:
