@@ -37,7 +37,8 @@ MAY = {
     "trainer": PARTS | {"engine", "doors", "search"},
     "evaluation": FOUNDATION | {"data", "store"},
     "tasks": FOUNDATION | {"data", "models"},
-    "tuning": FOUNDATION | {"batches", "data", "store"},
+    # model_updater trains in this process, as Trainer does
+    "tuning": FOUNDATION | {"batches", "data", "store", "doors", "engine"},
     "trackers": FOUNDATION,
     "engine": PARTS,
     "runs": FOUNDATION | {"store", "backends"},

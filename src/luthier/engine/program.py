@@ -14,7 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class Program:
 
     def __init__(self, file: Path, arguments: Mapping[str, Any]) -> None:
         self.file, self.arguments = file, dict(arguments)
-        self._module = _imported(file)
+        self._module: ModuleType | SimpleNamespace = _imported(file)
         missing = [
             name
             for name in PROGRAM_FUNCTIONS[:2]
@@ -52,6 +52,14 @@ class Program:
             raise SpecError(
                 [Problem("config_file", f"{file.name} has no {', '.join(missing)}", hint)]
             )
+
+    @classmethod
+    def of(cls, functions: Mapping[str, Any], name: str) -> Program:
+        """One whose functions are at hand, without a file."""
+        made = cls.__new__(cls)
+        made.file, made.arguments = Path(name), {}
+        made._module = SimpleNamespace(**functions)
+        return made
 
     def model(self) -> nn.Module:
         """A fresh model. Its state is loaded by us, so it is never asked to read a file."""

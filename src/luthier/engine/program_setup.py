@@ -70,12 +70,14 @@ class ProgramData:
         return score, found.per_row[score]
 
 
-def prepare_program(spec: JobSpec, place: Place, tell: Listener) -> tuple[Setup, ProgramData]:
+def prepare_program(
+    spec: JobSpec, place: Place, tell: Listener, program: Program | None = None
+) -> tuple[Setup, ProgramData]:
     """Load the model and its past (or the newest good checkpoint of this run), and build the
-    rest around them."""
+    rest around them. program: instead of the file that the spec names."""
     training = spec.training
     seed_everything(training.seed)
-    program = _program(spec)
+    program = program or _program(spec)
     module = program.data()
     resolved = Resolved(place.folder / RESOLVED)
     begun = begin(spec, place, resolved, tell)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.engine import preflight
 from luthier.engine.control import Control, Listener, ignore, keep_going
@@ -24,6 +24,9 @@ from luthier.engine.state import restore_random_states
 from luthier.spec import JobSpec
 from luthier.store.bundle import Bundle
 
+if TYPE_CHECKING:
+    from luthier.engine.program import Program
+
 __all__ = ["Outcome", "Place", "run"]
 
 
@@ -41,12 +44,14 @@ def run(
     tell: Listener = ignore,
     control: Control = keep_going,
     means: Means | None = None,
+    program: Program | None = None,
 ) -> Outcome:
     """Read the data, prepare, measure, train, measure again, and publish.
 
     Called again for the same place it goes on from the last checkpoint, and the result equals
     that of an uninterrupted run bit for bit. means: with what it computes, for tasks; each of
-    several processes calls this for the same place.
+    several processes calls this for the same place. program: functions that are at hand instead of
+    those of a configuration file.
 
     Raises:
         LuthierError: what the job, its data or its model have wrong; OutOfMemory, DiskFull.
@@ -59,7 +64,7 @@ def run(
             with means.first():
                 resolved = Resolved(place.folder / RESOLVED)
                 settings.enter_context(settled(spec.training, resolved, place.cache, tell))
-            bundle = _trained(spec, place, tell, control, means)
+            bundle = _trained(spec, place, tell, control, means, program)
     if spec.update.output_state_url is not None:  # also where an attempt died just before
         from luthier.engine.past import commit
 
@@ -71,8 +76,15 @@ def run(
     return Outcome(bundle.path, bundle.meta["metrics"])
 
 
-def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control, means: Means) -> Bundle:
-    setup, judge = _prepared(spec, place, tell, control, means)
+def _trained(
+    spec: JobSpec,
+    place: Place,
+    tell: Listener,
+    control: Control,
+    means: Means,
+    program: Program | None,
+) -> Bundle:
+    setup, judge = _prepared(spec, place, tell, control, means, program)
     examiner = Examiner(setup, judge, tell)
     before = examiner.before()
     if setup.update is not None:
@@ -107,7 +119,12 @@ def _trained(spec: JobSpec, place: Place, tell: Listener, control: Control, mean
 
 
 def _prepared(
-    spec: JobSpec, place: Place, tell: Listener, control: Control, means: Means
+    spec: JobSpec,
+    place: Place,
+    tell: Listener,
+    control: Control,
+    means: Means,
+    program: Program | None = None,
 ) -> tuple[Setup, Judge]:
     tell("stage", {"name": "reading the data"})
     if spec.task == "embedding":
@@ -120,7 +137,7 @@ def _prepared(
         from luthier.engine.judge_program import ProgramJudge
         from luthier.engine.program_setup import prepare_program
 
-        setup, program_data = prepare_program(spec, place, tell)
+        setup, program_data = prepare_program(spec, place, tell, program)
         return setup, ProgramJudge(setup, program_data, tell, control)
     from luthier.engine.judge_task import TaskJudge
     from luthier.engine.task_rows import read_examples

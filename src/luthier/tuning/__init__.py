@@ -13,6 +13,7 @@ _HOME = {
     name: module
     for module, names in {
         "luthier.updates": "run_training_job execute_tuning_job execute_experiment_job",
+        "luthier.tuning.model_updater": "ModelUpdater",
         "luthier.tuning.config_spaces": "config_space uniform loguniform randint choice",
         "luthier.tuning.data_modules": (
             "DataModule RenateDataModule CSVDataModule TensorDataModule NPZDataModule "
