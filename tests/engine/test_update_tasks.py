@@ -182,6 +182,23 @@ def test_every_task_learns_on(task, updater, job, trained):
             assert {*memory.column("label").to_pylist()} > {"good"}
 
 
+def test_a_language_model_stays_near_what_it_said(job, trained):
+    """The new texts are learnt, and less of the old ones is unlearnt, token by token."""
+    loss = {}
+    spec = job("text-generation", updater="FineTuning", num_train_epochs=40, learning_rate=3e-3)
+    first = trained(spec.changed(eval_steps=10**6), "first")
+    for updater, options in (("FineTuning", {}), ("LwF", {"alpha": 3.0, "temperature": 1.0})):
+        spec = job(
+            "text-generation", 1, updater, first.folder, update={"updater_options": options},
+            num_train_epochs=15, learning_rate=2e-3, eval_steps=10**6,
+        )  # fmt: skip
+        assert not problems(spec)
+        loss[updater] = trained(spec, updater).metrics["update"]
+    assert loss["LwF"]["score"] == "loss"
+    assert loss["LwF"]["by_chunk"][0] < loss["FineTuning"]["by_chunk"][0] - 0.05, loss
+    assert loss["LwF"]["by_chunk"][1] < loss["LwF"]["before"][1] - 0.3, loss
+
+
 def test_replay_keeps_the_classes_of_before(job, trained):
     right = {}
     for updater in ("FineTuning", "ER", "iCaRL"):

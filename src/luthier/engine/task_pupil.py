@@ -64,9 +64,19 @@ class TaskPupil(TaskLearner, RowPupil):
         with self.means.autocast(self.device):
             output = through(**features)
             loss = self.loss_of(output, features)
-        logits = getattr(output, "logits", None)
-        scores = loss[None, None] if logits is None else logits
-        return SeenRows(batch, scores.float(), loss=loss)
+        if "start_logits" in output:  # of the spans of question answering
+            scores = torch.cat([output.start_logits, output.end_logits], dim=1)
+        else:
+            scores = output.logits
+        return SeenRows(batch, scores.float(), counts=self._counts(features), loss=loss)
+
+    def _counts(self, features: Mapping[str, Tensor]) -> Tensor | None:
+        """Which tokens (n, t) a loss of tokens is taken over: those that foretell a target."""
+        labels = features.get("labels")
+        if labels is None or labels.ndim < 2 or labels.is_floating_point():
+            return None
+        counted = labels.ne(-100)
+        return F.pad(counted[:, 1:], (0, 1)) if self._shifts else counted
 
     def losses(self, seen: Seen, allowed: Tensor | None = None) -> Tensor:
         assert isinstance(seen, SeenRows)

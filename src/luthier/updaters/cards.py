@@ -7,7 +7,8 @@ Facts of an updater's card:
     fresh    whether each update trains a new model
     program  whether it is for models of configuration files only: it changes what they are made
              of, trains nothing but their head, or asks for features of inner layers
-    rows     whether it compares the scores of a row with scores of the same row at another time
+    rows     whether it compares the scores of a row with scores of the same row at another time;
+             "written": also of the tokens of a text that is written
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _card(
     labels: bool = False,
     fresh: bool = False,
     program: bool = False,
-    rows: bool = False,
+    rows: bool | str = False,
 ) -> Card:
     facts: dict[str, Any] = {"memory": memory, "labels": labels, "fresh": fresh}
     facts |= {"program": program, "rows": rows}
@@ -206,7 +207,7 @@ CARDS: tuple[Card, ...] = (
         paper="Li and Hoiem 2016, Learning without Forgetting",
         memory=None,
         shared=False,
-        rows=True,
+        rows="written",
     ),
     _card(
         "L2-SP",

@@ -17,6 +17,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 #: Kinds of jobs whose rows have one score each: logits of classes, or vectors.
 _WHOLE = ("embedding", "text-classification", "image-classification")
+#: Those whose rows have scores of a vocabulary, or of the places of a context.
+_WRITTEN = ("text-generation", "chat-completion", "summarization", "question-answering")
 _SHARES = ("probability", "update_weight", "shrink_factor", "weight_new_data", "gamma", "dropout")
 _POSITIVE = ("temperature", "loss_weight_new_data", "lora_r", "lora_alpha", "ridge")
 
@@ -65,7 +67,8 @@ def _unfit(spec: JobSpec, card: Card) -> str | None:
     classes = spec.task in _WHOLE and spec.task != "embedding" and not spec.processing.multi_label
     if card.facts["labels"] and not classes:
         return f"is for rows of one class each; this job is '{spec.task}'"
-    if card.facts["rows"] and spec.task not in _WHOLE:
+    written = card.facts["rows"] == "written" and spec.task in _WRITTEN
+    if card.facts["rows"] and spec.task not in _WHOLE and not written:
         return f"compares the scores of whole rows, of which '{spec.task}' has none"
     return None
 
