@@ -29,7 +29,7 @@ from luthier.spec.search import SearchSpec
 
 #: How soon it is looked again how the trials stand: at once where something has just changed, and
 #: ever later where nothing does.
-LOOK_S, SELDOM_S = 0.05, 0.4
+LOOK_S, SELDOM_S = 0.05, 0.25
 #: How often it is made sure, meanwhile, that somebody works.
 _WAKE_S = 2.0
 #: Points that are drawn before a constraint is taken to allow none.
@@ -254,13 +254,7 @@ class Conductor:
         if not self._wants_more():
             return False
         running = sum(t.state in ("asked", "running") for t in self.trials.values())
-        # One waits in the queue, so that a worker need not wait for us, where its point would
-        # not be another if we waited.
-        number = len(self.trials)
-        ahead = self.search.pruner in (None, "halving") and self.planner.needs_no_results(
-            number, self._known()
-        )
-        return running < self.search.n_workers + ahead
+        return running < self.search.n_workers
 
     def _begin(self) -> None:
         """Ask for a point, write it down, and make a run of it."""

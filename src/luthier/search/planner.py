@@ -61,14 +61,6 @@ class Planner:
         """How many points there are, where that is known."""
         return len(self._grid) or None
 
-    def needs_no_results(self, number: int, known: Sequence[Known]) -> bool:
-        """Whether the proposal is the same whatever comes of the trials that still run."""
-        if self.search.algorithm in ("random", "grid"):
-            return True
-        done = sum(k.state in ("complete", "pruned", "paused") for k in known)
-        running = sum(k.state == "running" for k in known)
-        return done + running < STARTUP_TRIALS and self.search.algorithm != "cmaes"
-
     def propose(self, number: int, known: Sequence[Known], attempt: int = 0) -> Point:
         """The point of trial ``number``. attempt: grows when a point was not allowed."""
         seed = derived(self.search.sampling_seed, number, attempt)

@@ -28,6 +28,8 @@ _SPACE: dict[str, Any] = {
 }
 #: So long a process of the drawn kind is waited for.
 _SEEN_S = 10.0
+#: Kills in one search, so that every kind of search sees some.
+_EACH = 8
 #: Searches of unlike kinds: one at a time, so that what comes next depends on what came before.
 _KINDS: tuple[dict[str, Any], ...] = (
     {"algorithm": "tpe", "max_trials": 8},
@@ -78,9 +80,10 @@ def kill_searches(
             spec = searches()[number % len(_KINDS)]
             run = Run(home, home.ledger.submit(spec, name=f"search-{number}").id)
             number += 1
+            most = min(kills, killed.total() + _EACH)
             while not run.record().ended:
                 workers = _replenished(home, forks, workers, folder)
-                if killed.total() < kills:
+                if killed.total() < most:
                     _kill_one(home, run, workers, rng, killed, pause_s)
                 else:
                     time.sleep(0.05)
