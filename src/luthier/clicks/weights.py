@@ -1,0 +1,60 @@
+"""What propensities are for: weights that undo the position's part in a click.
+
+Joachims, Swaminathan, Schnabel, *Unbiased learning-to-rank with biased feedback*, WSDM 2017
+(inverse propensity scoring); Oosterhuis, *Doubly robust estimation for correcting position bias
+in click feedback for unbiased learning to rank*, TOIS 2023.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from luthier.clicks.propensity import Propensities
+from luthier.clicks.sessions import Bools, Floats, Ints, Sessions
+from luthier.errors import DataError
+
+
+def inverse_propensity(p: Floats, clip: float = 0.0) -> Floats:
+    """1 / max(p, clip). A clip costs bias where p is smaller, and bounds the variance.
+
+    >>> inverse_propensity(np.array([1.0, 0.5, 0.01]), clip=0.1).tolist()
+    [1.0, 2.0, 10.0]
+    """
+    if not 0 <= clip <= 1:
+        raise DataError(f"clip is {clip}", hint="a propensity, from 0 to 1")
+    if clip == 0 and (p <= 0).any():
+        raise DataError("a propensity is 0", hint="clip it, or leave its position out")
+    found: Floats = 1.0 / np.maximum(p, clip)
+    return found
+
+
+def weights_of(sessions: Sessions, propensities: Propensities, clip: float = 0.1) -> Floats:
+    """A weight for each impression, [m], for ``Inputs.weighted``. For clicks; what a missing
+    click says of relevance no weight corrects (it may not have been seen)."""
+    return inverse_propensity(propensities.at(sessions.positions), clip)
+
+
+def ips_relevance(clicked: Bools | Floats, p: Floats, clip: float = 0.0) -> Floats:
+    """Of each impression an estimate of its relevance whose mean is right: c / max(p, clip).
+    Without a clip it is unbiased where the propensities are right."""
+    return np.asarray(clicked, np.float64) * inverse_propensity(p, clip)
+
+
+def doubly_robust_relevance(
+    clicked: Bools | Floats, p: Floats, predicted: Floats, clip: float = 0.1
+) -> Floats:  # fmt: skip
+    """r + (c - p r) / max(p, clip), of a predicted relevance r: right where either the
+    prediction is, or p is and is not clipped; so a clip costs no bias where r is right."""
+    weight = inverse_propensity(p, clip)
+    found: Floats = predicted + (np.asarray(clicked, np.float64) - p * predicted) * weight
+    return found
+
+
+def by_pair(sessions: Sessions, values: Floats) -> tuple[Ints, Ints, Floats, Floats]:
+    """Means of values [m] by query and item: codes of both, means and counts, [c] each."""
+    n = max(1, len(sessions.item_names))
+    cells = sessions.query_codes[sessions.owner] * n + sessions.item_codes
+    names, cell = np.unique(cells, return_inverse=True)
+    counts = np.bincount(cell, minlength=len(names)).astype(np.float64)
+    means = np.bincount(cell, values, len(names)) / counts
+    return names // n, names % n, means, counts
