@@ -259,3 +259,15 @@ def test_what_does_not_fit_is_refused(job, trained, tmp_path):
     (tmp_path / "train-1.jsonl").write_text("\n".join(lines))
     with pytest.raises(DataError, match="differ in"):
         trained(spec, "second")
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "text-generation"])
+def test_heads_are_watched_on_the_way_and_drift_is_told(task, job, trained):
+    first = trained(job(task), "first")
+    update = {"drift": "report", "stability_steps": 3}
+    told = trained(job(task, 1, start=first.folder, update=update), "second").metrics["update"]
+    assert told["drift"]["reference"] == "rows of former updates that were held out"
+    assert told["drift"]["decision"] in ("skip", "update", "retrain")
+    if task == "text-classification":  # classes that were never there
+        assert told["drift"]["decision"] == "retrain"
+    assert [point["step"] for point in told["stability"]["curve"]] == [3, 6]

@@ -234,7 +234,7 @@ def test_what_does_not_go_together_is_refused(job):
         "POD-ER": ({}, "configuration files"),
         "iCaRL": ({}, "one class each"),
         "RD": ({}, "configuration files"),
-        "ER": ({"drift": "report"}, "configuration files"),
+        "ER": ({"probe_budget": 0.1}, "configuration file"),
     }
     for updater, (update, message) in cases.items():
         found = problems(job(0, updater, update=update))
@@ -325,3 +325,40 @@ def test_weights_are_merged_at_the_end(merge, job, trained):
     with pytest.raises(Interrupted):
         trained(spec, "parts", stop=3)
     assert files_of(trained(spec, "parts").folder) == files_of(whole.folder)
+
+
+def test_the_way_of_earlier_queries_and_drift_are_told(job, trained):
+    first = trained(job(0, update={"drift": "report"}), "first")
+    assert first.metrics["update"]["drift"]["decision"] == "update"
+    update = {"drift": "report", "stability_steps": 2}
+    plain = trained(job(1, start=first.folder), "plain")
+    found = trained(job(1, start=first.folder, update=update), "second")
+    told = found.metrics["update"]
+    assert told["drift"]["reference"] == "queries of former updates"
+    assert told["drift"]["decision"] in ("update", "retrain")  # other words altogether
+    assert [point["step"] for point in told["stability"]["curve"]] == [2, 4, 6, 8]
+    # watching changes nothing of what is trained
+    weights = "model.safetensors"
+    assert files_of(found.folder)[weights] == files_of(plain.folder)[weights]
+
+
+def test_nothing_is_trained_where_nothing_has_drifted(trained, tmp_path, tiny_model):
+    rows = [(f"the {c} {t}", f"{t} of {c}") for c in COLOURS for t in THINGS]
+    order = np.random.default_rng(0).permutation(100)
+    start = None
+    for number, part in enumerate((order[:50], order[50:])):
+        chosen = [rows[i] for i in part]
+        train = write(tmp_path / f"t{number}.csv", chosen[:20], ("anchor", "positive"))
+        asked = write(tmp_path / f"q{number}.csv", chosen[20:], ("anchor", "positive"))
+        spec = parse_spec({
+            "model": {"name": str(tiny_model), "artifact": start and str(start)},
+            "data": {"train": {"uri": str(train)}, "eval": {"uri": str(asked)}},
+            "objective": {"loss": "MultipleNegativesRankingLoss"},
+            "update": {"updater": "ER", "memory_size": 9, "drift": "gate"},
+            "training": {"per_device_train_batch_size": 10, "num_train_epochs": 1, "device": "cpu"},
+        })  # fmt: skip
+        found = trained(spec, f"run-{number}")
+        start = start or found.folder
+    assert found.metrics["update"]["drift"]["decision"] == "skip", found.metrics["update"]["drift"]
+    assert found.metrics["steps"] == 0
+    assert found.metrics["update"]["promoted"] is False

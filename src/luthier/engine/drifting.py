@@ -3,11 +3,13 @@ to be updated makes of them: what goes into its last layer, and whether it is ri
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from luthier.engine.items import Items
 from luthier.errors import ModelError
@@ -21,15 +23,25 @@ _AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Side:
-    """Rows of one side of the comparison, and what they are, for people."""
+class Looked:
+    """What a model makes of rows: features (n, d), how good it is on each (n,), their classes."""
 
-    items: Items
+    features: np.ndarray
+    quality: np.ndarray | None = None
+    classes: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows of one side of the comparison, and what they are, for people. look: what a model makes
+    of some of them."""
+
+    look: Callable[[Any, np.ndarray], Looked]
     rows: np.ndarray
     name: str
 
 
-def compare(learner: Any, model: Any, old: Side | None, new: Side, seed: int) -> dict[str, Any]:
+def compare(model: Any, old: Side | None, new: Side, seed: int) -> dict[str, Any]:
     """The decision (skip, update, retrain), its reason, and what it rests on; as JSON data.
 
     Rows of both sides must be strangers to the model, or both known to it: what a model was
@@ -41,43 +53,55 @@ def compare(learner: Any, model: Any, old: Side | None, new: Side, seed: int) ->
         if old is not None:
             reason = f"fewer than {FEWEST_ROWS} rows on one side tell nothing"
         return {"decision": "update", "reason": reason, "reference": old and old.name}
-    sides = [_looked_at(learner, model, side, seed) for side in (old, new)]
-    names = [None if side[2] is None else [str(label) for label in side[2]] for side in sides]
-    labels = None if None in names else (names[0], names[1])
+    sides = [side.look(model, _sample(side.rows, seed)) for side in (old, new)]
+    names, quality = [side.classes for side in sides], [side.quality for side in sides]
+    labels = None if None in names else tuple([str(c) for c in one or ()] for one in names)
     found = detect(
-        sides[0][0], sides[1][0], labels=labels,  # type: ignore[arg-type]
-        quality=(sides[0][1], sides[1][1]), seed=seed, max_rows=_MOST_ROWS,
+        sides[0].features, sides[1].features, labels=labels,  # type: ignore[arg-type]
+        quality=None if quality[0] is None else (quality[0], quality[1]),  # type: ignore[arg-type]
+        seed=seed, max_rows=_MOST_ROWS,
     )  # fmt: skip
     return {**found.to_dict(), "reference": old.name}
 
 
-def _looked_at(
-    learner: Any, model: Any, side: Side, seed: int
-) -> tuple[np.ndarray, np.ndarray, list[int] | None]:
-    """Features (n, d), quality (n,), and classes of a sample of the rows of a side."""
-    rows = side.rows
-    if len(rows) > _MOST_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _MOST_ROWS, replace=False))
+def _sample(rows: np.ndarray, seed: int) -> np.ndarray:
+    if len(rows) <= _MOST_ROWS:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, _MOST_ROWS, replace=False))
+
+
+def at_items(learner: Any, items: Items) -> Callable[[Any, np.ndarray], Looked]:
+    """How a classifier, or any other model of a configuration file, is looked at."""
+
+    def look(model: Any, rows: np.ndarray) -> Looked:
+        layer = last_layer(model)
+        features, quality, classes = [], [], []
+        model.train(False)
+        with torch.no_grad():
+            for start in range(0, len(rows), _AT_ONCE):
+                batch = items.batch(rows[start : start + _AT_ONCE])
+                with features_into(layer) as caught:
+                    seen = learner.see(batch, model)
+                features.append(caught[-1].flatten(1).double().cpu())
+                labels = learner.labels(seen)
+                if labels is None:
+                    loss = learner.losses(seen).double().cpu()
+                    quality.append(-loss.expand(len(features[-1])))
+                    continue
+                classes.append(labels.cpu())
+                quality.append((seen.scores.argmax(1) == labels).double().cpu())
+        found = torch.cat(classes).tolist() if classes else None
+        return Looked(torch.cat(features).numpy(), torch.cat(quality).numpy(), found)
+
+    return look
+
+
+def last_layer(model: Any) -> nn.Linear:
+    """What goes into it is compared. Raises ModelError where there is none."""
     try:
-        layer = last_linear(model)
+        return last_linear(model)
     except ValueError as error:
         raise ModelError(
             f"drift is seen by what goes into the last linear layer, and {error}",
             hint="leave drift out, and compare the data itself by 'luthier drift'",
         ) from error
-    features, quality, classes = [], [], []
-    model.train(False)
-    with torch.no_grad():
-        for start in range(0, len(rows), _AT_ONCE):
-            batch = side.items.batch(rows[start : start + _AT_ONCE])
-            with features_into(layer) as caught:
-                seen = learner.see(batch, model)
-            features.append(caught[-1].flatten(1).double().cpu())
-            labels = learner.labels(seen)
-            if labels is None:
-                quality.append(-learner.losses(seen).double().cpu().expand(len(features[-1])))
-                continue
-            classes.append(labels.cpu())
-            quality.append((seen.scores.argmax(1) == labels).double().cpu())
-    found = torch.cat(classes).tolist() if classes else None
-    return torch.cat(features).numpy(), torch.cat(quality).numpy(), found

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from luthier.engine.control import Control, Listener, obeying
-from luthier.engine.drifting import Side
+from luthier.engine.drifting import Side, at_items
 from luthier.engine.items import Items
 from luthier.engine.program_setup import ProgramData
 from luthier.engine.setup import Setup
@@ -66,15 +66,19 @@ class ProgramJudge:
         """Rows of former updates and new ones. Validation rows are strangers to the model, as new
         rows are; the memory is what it was trained on, and serves where there are no others."""
         assert self.data.new is not None
-        new = Side(self.data.new, np.arange(len(self.data.new)), "the new rows")
+
+        def side(items: Items, rows: np.ndarray, name: str) -> Side:
+            return Side(at_items(self.setup.plain, items), rows, name)
+
+        new = side(self.data.new, np.arange(len(self.data.new)), "the new rows")
         items, chunks = self.data.validation, self.data.chunks
         earlier = np.flatnonzero(chunks < self.setup.learner.past.updates)
         if items is not None and len(earlier):
-            return Side(items, earlier, "validation rows of former updates"), new
+            return side(items, earlier, "validation rows of former updates"), new
         memory = self.data.remembered
         if memory is None:
             return None, new
-        return Side(memory, np.arange(len(memory)), "remembered rows"), new
+        return side(memory, np.arange(len(memory)), "remembered rows"), new
 
     def _evaluation(self, items: Items, model: Any) -> TaskEvaluation:
         started = time.perf_counter()

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from luthier.engine.control import Control, Listener, obeying
+from luthier.engine.drifting import Looked, Side, last_layer
 from luthier.engine.features import Features
 from luthier.engine.setup import Setup
 from luthier.engine.task_learner import TaskLearner
@@ -17,8 +20,10 @@ from luthier.engine.task_rows import TaskData
 from luthier.evaluation.report import Report, versions
 from luthier.evaluation.scored_task import TaskEvaluation, compare_scores
 from luthier.evaluation.task_card import task_card
+from luthier.tasks.examples import Examples
 from luthier.tasks.remembered import RememberedRows
 from luthier.tasks.scores import Scores, row_scores
+from luthier.updaters.classes import features_into
 
 #: Resamples where each is a pass over counts of classes; as many as for retrieval.
 _RESAMPLES = 10_000
@@ -63,21 +68,22 @@ class TaskJudge:
 
     def evaluate(self, model: Any) -> TaskEvaluation | None:
         """The task's metrics of a model on the rows held out."""
-        if self.examples is None:
-            return None
+        return None if self.examples is None else self._measured(model, self.examples)
+
+    def _measured(self, model: Any, examples: Examples) -> TaskEvaluation:
         self.tell("stage", {"name": "evaluating"})
         started = time.perf_counter()
         predictions = self.task.predict(
             model.model,
-            self.examples,
+            examples,
             model.processor,
             batch_size=self.setup.spec.training.per_device_eval_batch_size,
             obey=self._obey,
         )
-        scores = self.task.score(predictions, self.examples)
+        scores = self.task.score(predictions, examples)
         seconds = time.perf_counter() - started
         return TaskEvaluation(
-            self.task.name, self.examples.rows.id, scores.metrics, dict(scores.per_row), seconds
+            self.task.name, examples.rows.id, scores.metrics, dict(scores.per_row), seconds
         )
 
     def evaluate_quickly(self, model: Any) -> TaskEvaluation | None:
@@ -100,6 +106,45 @@ class TaskJudge:
     def scores(self, found: TaskEvaluation) -> tuple[str, np.ndarray]:
         """Whether each row is right, where it can be; else a metric of each row, or its loss."""
         return row_scores(found.per_row, [metric.name for metric in self.task.metrics])
+
+    def scored(self, model: Any, rows: np.ndarray) -> TaskEvaluation:
+        """Of some of the rows held out."""
+        assert self.examples is not None
+        return self._measured(model, self.examples.take(rows))
+
+    def probed(self, model: Any) -> None:
+        return None
+
+    def sides(self) -> tuple[Side | None, Side]:
+        """Rows held out of former updates and of this one: both strangers to the model."""
+        update = self.setup.update
+        assert update is not None
+        now = np.flatnonzero(self.chunks == update.past.updates)
+        old = np.flatnonzero(self.chunks < update.past.updates)
+        new = Side(self._look, now, "the new rows that are held out")
+        if not len(old):
+            return None, new
+        return Side(self._look, old, "rows of former updates that were held out"), new
+
+    def _look(self, model: Any, rows: np.ndarray) -> Looked:
+        learner, examples = self._held_out, self.examples
+        assert learner is not None
+        assert examples is not None
+        size, layer = self.setup.spec.training.per_device_eval_batch_size, last_layer(model)
+        features = []
+        model.train(False)
+        with torch.no_grad():
+            for start in range(0, len(rows), size):
+                (part,) = learner.collated(rows[start : start + size], size)
+                with features_into(layer) as caught:
+                    model(**learner.device.move(dict(part)))
+                features.append(_of_rows(caught[-1], part.get("attention_mask")).double().cpu())
+        found = self.scores(self.scored(model, rows))[1]
+        codes = examples.codes
+        labels = None
+        if codes is not None and codes.ndim == 1:
+            labels = [examples.labels[code] for code in codes[rows]]
+        return Looked(torch.cat(features).numpy(), found, labels)
 
     def report(
         self, before: TaskEvaluation | None, after: TaskEvaluation | None, told: dict[str, Any]
@@ -164,3 +209,13 @@ class TaskJudge:
         return TaskLearner(
             self.setup.model, features, collate, learner.device, at_once=learner.at_once
         )
+
+
+def _of_rows(features: Tensor, mask: Tensor | None) -> Tensor:
+    """Features of rows (n, d): of tokens (n, t, d) the mean over those that are no padding."""
+    if features.dim() < 3:
+        return features
+    if mask is None or mask.shape != features.shape[:2]:
+        return features.flatten(1, -2).mean(1)
+    weight = mask.to(features)[:, :, None]
+    return (features * weight).sum(1) / weight.sum(1).clamp(min=1)

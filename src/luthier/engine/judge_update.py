@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from luthier.engine.control import Control, Listener
+from luthier.engine.drifting import Looked, Side
 from luthier.engine.judge_retrieval import RetrievalJudge
 from luthier.engine.past import FOLDER
 from luthier.engine.read import Data
@@ -15,6 +17,7 @@ from luthier.engine.setup import Setup
 from luthier.engine.state import OURS
 from luthier.evaluation.measure import Evaluation
 from luthier.evaluation.remembered_sets import RememberedSets, scores_of
+from luthier.evaluation.sets import EvaluationSet, ScoredSet
 
 
 class UpdateJudge(RetrievalJudge):
@@ -53,6 +56,55 @@ class UpdateJudge(RetrievalJudge):
         """All sets."""
         return self.sets
 
-    def scores(self, found: Evaluation) -> tuple[str, np.ndarray]:
+    def scores(self, found: Evaluation | Some) -> tuple[str, np.ndarray]:
         """What each row adds to the main metric of its set."""
+        if isinstance(found, Some):
+            return found.name, found.values
         return scores_of([*found.earlier, found])
+
+    def scored(self, model: Any, rows: np.ndarray) -> Some:
+        """Of some rows: an index has to be encoded whole for any query of it."""
+        found = self.evaluate(model)
+        assert found is not None
+        name, values = self.scores(found)
+        return Some(name, values[rows])
+
+    def probed(self, model: Any) -> None:
+        return None
+
+    def sides(self) -> tuple[Side | None, Side]:
+        """Queries of former updates and the new ones: both strangers to the model. Where there
+        are none, the rows that are remembered, which it was trained on, and the new rows."""
+        update, sets = self.setup.update, self.sets
+        assert update is not None
+        if len(sets) > 1 and sets.chunks[-1] == update.past.updates:
+            earlier = [text for found in sets.sets[:-1] for text in _asked(found)]
+            names = "queries of former updates", "the new queries"
+            old, new = (self._side(*pair) for pair in zip((earlier, _asked(sets.sets[-1])), names,
+                                                          strict=True))  # fmt: skip
+            return old, new
+        pupil = update.inner
+        role, count = pupil.dataset.roles[0], pupil.old
+        new = self._side(pupil.dataset.texts(role, count + np.arange(pupil.new)), "the new rows")
+        if not count:
+            return None, new
+        return self._side(pupil.dataset.texts(role, np.arange(count)), "remembered rows"), new
+
+    def _side(self, texts: Sequence[str], name: str) -> Side:
+        def look(model: Any, rows: np.ndarray) -> Looked:
+            vectors = model.encode([texts[row] for row in rows.tolist()])
+            return Looked(np.asarray(vectors, dtype=np.float64))
+
+        return Side(look, np.arange(len(texts), dtype=np.int64), name)
+
+
+@dataclass(frozen=True)
+class Some:
+    """Scores of some rows (n,), and what they are called."""
+
+    name: str
+    values: np.ndarray
+
+
+def _asked(found: EvaluationSet) -> tuple[str, ...]:
+    return found.first if isinstance(found, ScoredSet) else found.queries

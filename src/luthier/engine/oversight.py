@@ -89,14 +89,6 @@ class Oversight:
         if merge is not None and merge.scores and self.before is None:
             message = f"'{merge.name}' chooses by validation rows, and there are none"
             raise SpecError([Problem("update.merge", message, "give some, or use merge='ema'")])
-        if self._scores is not None:
-            return
-        asked = {"probe_budget": self.spec.probe_budget, "stability_steps":
-                 self.spec.stability_steps, "drift": self.spec.drift != "off" or None}  # fmt: skip
-        wrong = [Problem(f"update.{name}", "is for models of configuration files", "leave it out")
-                 for name, value in asked.items() if value is not None]  # fmt: skip
-        if wrong:
-            raise SpecError(wrong)
 
     def _earlier_rows(self) -> np.ndarray:
         """Validation rows of earlier chunks; of many a sample, the same at every look."""
@@ -112,7 +104,7 @@ class Oversight:
         setup, sides = self.setup, self._scores.sides()
         seed = setup.spec.training.seed
         found: dict[str, Any] = self._resolved.once(
-            "drift", lambda: compare(self.update.inner, starting(setup), *sides, seed)
+            "drift", lambda: compare(starting(setup), *sides, seed)
         )
         level = "warning" if found["decision"] == "retrain" else "info"
         message = f"drift: {_said(found, self.spec.drift == 'gate')}"

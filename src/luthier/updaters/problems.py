@@ -47,10 +47,9 @@ def _elsewhere(spec: JobSpec, card: Card) -> list[Problem]:
     if several:
         message = "an update takes its steps whole"
         found.append(Problem("gradient_accumulation_steps", message, "give a larger batch_size"))
-    for name in ("probe_budget", "stability_steps", "drift"):
-        if getattr(update, name) != UpdateSpec.model_fields[name].default:
-            message = "is for the models of configuration files"
-            found.append(Problem(name, message, "leave it out"))
+    if update.probe_budget is not None:
+        message = "a probe is a function of a configuration file"
+        found.append(Problem("probe_budget", message, "leave it out"))
     reason = _unfit(spec, card)
     if reason:
         hint = "use ER" if kind not in _WHOLE else "use DER, ER or another updater"
