@@ -21,7 +21,8 @@ def log():
     documents = [f"{topics[i % 30]} text {i} word{(i * 7) % 30}" for i in range(300)]
     pairs = [(f"word{i % 30} word{i % 7}", documents[i]) for i in range(60)]
     pairs += [(f"word{i} word{(i * 7) % 30}", documents[i % 300]) for i in range(30)]
-    collection = Collection.of_pairs([*pairs, *[(f"word{i % 30} text", d) for i, d in enumerate(documents)]])  # fmt: skip
+    pairs += [(f"word{i % 30} text", d) for i, d in enumerate(documents)]
+    collection = Collection.of_pairs(pairs)
     return simulate(collection, TRUE, sessions=6000, results=K, noise=2.0, seed=2)
 
 
@@ -109,16 +110,20 @@ def test_estimates_by_hand():
     sessions = Sessions.of(rows)
     clicked = sessions.grades() > 0
     new = np.array([2, 1, 2, 1])
-    found = evaluate(sessions, clicked, new, _known([1, 0.5]), predicted=np.array([0.5, 0.8, 0.5, 0.8]))  # fmt: skip
+    predicted = np.array([0.5, 0.8, 0.5, 0.8])
+    found = evaluate(sessions, clicked, new, _known([1, 0.5]), predicted=predicted, clip=0.8)
+    unclipped = evaluate(sessions, clicked, new, _known([1, 0.5]))
     assert found.logged.value == 1.0
-    assert found.ips.value == pytest.approx((1 / 0.5 + 0.5) / 2)
-    assert found.snips.value == pytest.approx(1.25 * 1.5 / (0.5 + 2 * 0.5))
+    assert unclipped.ips.value == pytest.approx((1 / 0.5 + 0.5) / 2)
+    assert unclipped.effective == pytest.approx(2.5**2 / (2**2 + 0.5**2))
+    assert found.ips.value == pytest.approx((1 / 0.8 + 0.5) / 2)
+    snips = (1 / 0.8 + 0.5) / 2 * 1.5 / (0.5 * 1 + 1 / 0.8 * 0.5)
+    assert found.snips.value == pytest.approx(snips)
     by_session = [
-        0.5 * 0.5 + 0.5 * (0 - 0.5) + 0.8 + 2 * (1 - 0.5 * 0.8),
-        0.5 * 0.5 + 0.5 * (1 - 0.5) + 0.8 + 2 * (0 - 0.5 * 0.8),
+        0.5 * 0.5 + 0.5 * (0 - 0.5) + 0.8 + 1 / 0.8 * (1 - 0.5 * 0.8),
+        0.5 * 0.5 + 0.5 * (1 - 0.5) + 0.8 + 1 / 0.8 * (0 - 0.5 * 0.8),
     ]
     assert found.dr.value == pytest.approx(np.mean(by_session))
-    assert found.effective == pytest.approx(2.5**2 / (2**2 + 0.5**2))
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +136,17 @@ def better(log):
 
 def test_what_a_better_ranking_would_earn_is_estimated_from_the_log(log, better):
     new, truth = better
-    rough = np.where(log.attraction > 0.5, 0.7, 0.2)
-    found = evaluate(log.sessions, log.clicked, new, _known(TRUE.examination), predicted=rough, draws=200)  # fmt: skip
+    p = _known(TRUE.examination)
+    found = evaluate(log.sessions, log.clicked, new, p, draws=200)
     assert truth > found.logged.high  # this ranking earns less
-    for estimate in (found.ips, found.snips, found.dr):
+    for estimate in (found.ips, found.snips):
         assert estimate.low < truth < estimate.high
         assert abs(estimate.value - truth) < 0.04 * truth
-    assert found.dr.high - found.dr.low < found.ips.high - found.ips.low
+    right = log.attraction
+    clipped = evaluate(log.sessions, log.clicked, new, p, predicted=right, clip=0.5, draws=200)
+    assert clipped.ips.high < truth  # what a clip costs,
+    assert clipped.dr.low < truth < clipped.dr.high  # and who pays for it
+    assert clipped.dr.high - clipped.dr.low < found.ips.high - found.ips.low
     harvested = harvest(log.sessions, log.clicked)
     rough = evaluate(log.sessions, log.clicked, new, harvested, draws=20)
     assert abs(rough.ips.value - truth) < 0.1 * truth
@@ -145,7 +154,8 @@ def test_what_a_better_ranking_would_earn_is_estimated_from_the_log(log, better)
 
 
 def test_the_ranking_of_the_log_earns_what_it_earned(log):
-    found = evaluate(log.sessions, log.clicked, log.sessions.positions, _known(TRUE.examination), draws=20)  # fmt: skip
+    same = log.sessions.positions
+    found = evaluate(log.sessions, log.clicked, same, _known(TRUE.examination), draws=20)
     assert found.ips == found.logged
     assert found.effective == pytest.approx(log.clicked.sum())
     assert found.dr is None

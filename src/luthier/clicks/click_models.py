@@ -154,7 +154,7 @@ def simplified_dbn(sessions: Sessions, clicked: Bools, *, prior: float = 1.0) ->
     cells = sessions.query_codes[sessions.owner] * n_items + sessions.item_codes
     names, cell = np.unique(cells, return_inverse=True)
     looks, clicks, lasts = (
-        np.bincount(cell, mask.astype(np.float64), len(names)) * 1.0
+        np.bincount(cell, mask.astype(np.float64), len(names)).astype(np.float64)
         for mask in (seen, clicked, is_last)
     )
     with np.errstate(invalid="ignore"):

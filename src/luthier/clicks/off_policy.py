@@ -74,7 +74,8 @@ def evaluate(
     """Estimate the clicks a session of a ranking that was not shown.
 
     new_positions: int64 [m], see ``reranked``. predicted: float64 [m], relevance by a model, for
-    DR. clip: the least p(old) that is divided by; see ``weights``. Intervals are percentiles of
+    DR. clip: the least p(old) that is divided by; without one DR is IPS, as what a prediction adds
+    at one place it takes away at the other: it pays for what a clip costs. Intervals are those of
     ``draws`` bootstrap samples of sessions. Raises DataError.
     """
     if not len(sessions):

@@ -219,8 +219,8 @@ def _newton(design: Floats, target: Floats, weights: Floats, ridge: float) -> Fl
     penalty[0, 0] = 0.0
     hessian = (design * curve[:, None]).T @ design + penalty
     slope = design.T @ (target - chance) - penalty @ weights
-    step: Floats = np.linalg.solve(hessian, slope)
-    return weights + step
+    step = np.linalg.solve(hessian, slope)
+    return np.asarray(weights + step, np.float64)
 
 
 def _relative(theta: Floats, support: Floats, method: str) -> Propensities:

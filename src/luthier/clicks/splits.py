@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from luthier.batches.arithmetic import derive, numbers
-from luthier.clicks.sessions import Ints, Sessions
+from luthier.clicks.sessions import Bools, Ints, Sessions
 from luthier.errors import DataError
 
 By = Literal["query", "time"]
@@ -74,7 +74,7 @@ def split_sessions(
     return Split(sessions.take(train), sessions.take(test), train, test, overlap, by)
 
 
-def _by_query(sessions: Sessions, share: float, seed: int) -> np.ndarray:
+def _by_query(sessions: Sessions, share: float, seed: int) -> Bools:
     """Whole queries, in an order of their texts' own, until there are sessions enough: the same
     query is on the same side in a log that has grown, but for those at the border."""
     texts = sessions.query_texts
@@ -88,16 +88,18 @@ def _by_query(sessions: Sessions, share: float, seed: int) -> np.ndarray:
         take[0], take[-1] = True, False
     held = np.zeros(len(texts), bool)
     held[order[take]] = True
-    return held[sessions.query_codes]
+    found: Bools = held[sessions.query_codes]
+    return found
 
 
-def _by_time(sessions: Sessions, share: float) -> np.ndarray:
+def _by_time(sessions: Sessions, share: float) -> Bools:
     if np.isnan(sessions.times).any():
         unknown = int(np.isnan(sessions.times).sum())
         raise DataError(f"{unknown:,} sessions have no time", hint='split by="query"')
     ordered = np.sort(sessions.times)
     border = ordered[min(len(ordered) - 1, int(np.ceil((1 - share) * len(ordered))))]
-    return sessions.times >= border
+    found: Bools = sessions.times >= border
+    return found
 
 
 def measure_overlap(sessions: Sessions, train: Ints, test: Ints) -> Overlap:
@@ -109,7 +111,7 @@ def measure_overlap(sessions: Sessions, train: Ints, test: Ints) -> Overlap:
     owner, clicked = sessions.owner, sessions.grades() > 0
     pairs = sessions.query_codes[owner] * max(1, len(sessions.item_names)) + sessions.item_codes
 
-    def known(values: Ints, of: Ints, only: np.ndarray | None = None) -> tuple[int, int]:
+    def known(values: Ints, of: Ints, only: Bools | None = None) -> tuple[int, int]:
         use = np.ones(len(values), bool) if only is None else only
         tested = np.unique(values[use & is_test[of]])
         trained = np.unique(values[use & is_train[of]])

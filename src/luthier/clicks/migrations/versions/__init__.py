@@ -1,0 +1,1 @@
+"""Migrations of the tables of clicks, beside those of runs and in the same database."""
