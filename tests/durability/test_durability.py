@@ -21,7 +21,14 @@ from luthier.errors import DiskFull
 from luthier.runs.client import Run
 from luthier.runs.connection import Home
 from luthier.testing.durability import failures, guards, kills, scoreboard
-from luthier.testing.durability.jobs import Jobs, faults, illegal_history, real_jobs, toy_jobs
+from luthier.testing.durability.jobs import (
+    Jobs,
+    faults,
+    illegal_history,
+    real_jobs,
+    toy_jobs,
+    update_jobs,
+)
 from luthier.testing.forkserver import ForkServer
 from luthier.testing.toy_engine import toy_spec
 from luthier.testing.waiting import until
@@ -88,6 +95,19 @@ def test_each_optimizer_of_the_stand_in_is_killed_once(
     place: Path, storm_forks: ForkServer
 ) -> None:
     assert failures.kill_each(place, toy_jobs(4, 0), storm_forks)[1] == []
+
+
+def test_updates_are_killed_and_remember_the_same(place: Path) -> None:
+    preload = ("luthier.worker.supervisor", "luthier.testing.durability.actors")
+    data = place / "data"
+    data.mkdir()
+    with ForkServer(
+        (*preload, "sentence_transformers", "luthier.engine.run", "torch._dynamo")
+    ) as forks:
+        jobs = update_jobs(data, ("DER",))
+        score, wrong = failures.kill_each(place, jobs, forks, each="updater")
+        assert wrong == []
+        assert score.trials == 1
 
 
 @pytest.mark.slow

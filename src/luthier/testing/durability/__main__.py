@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from luthier.testing.durability import failures, guards, kills, searches
-from luthier.testing.durability.jobs import real_jobs, toy_jobs
+from luthier.testing.durability.jobs import real_jobs, toy_jobs, update_jobs
 from luthier.testing.durability.scoreboard import Score, current_commit, write
 from luthier.testing.forkserver import ForkServer
 
@@ -94,6 +94,11 @@ def _parts(
     if given.real_kills:
         parts.append(
             lambda: failures.kill_each(place("each"), real_jobs(place("each-data")), forks, seed)
+        )
+        parts.append(
+            lambda: failures.kill_each(
+                place("updates"), update_jobs(place("updates-data")), forks, seed, "updater"
+            )
         )
         parts.append(
             lambda: kills.kill_at_random(

@@ -81,10 +81,13 @@ def fail_at_points(
 
 
 def kill_each(
-    folder: Path, jobs: Jobs, forks: ForkServer, seed: int = 0
+    folder: Path,
+    jobs: Jobs,
+    forks: ForkServer,
+    seed: int = 0,
+    each: str = "optimizer and scheduler",
 ) -> tuple[Score, list[str]]:
-    """Kill every job once, at a point drawn at random: each optimizer and each scheduler goes
-    on bit for bit."""
+    """Kill every job once, at a point drawn at random: each goes on bit for bit."""
     begun = time.monotonic()
     expected = undisturbed(folder / "calm", jobs, forks)
     passages = sum(points_of(folder / "points", jobs, jobs.specs[0], forks).values())
@@ -101,7 +104,7 @@ def kill_each(
             wrong.append(f"{where}: {run.record().attempt} attempts")
         wrong += [f"job {number}, {where}: {f}" for f in faults(home, run, expected[spec.id])]
     engine = "the real engine" if "toy" not in jobs.engine else "a stand-in engine"
-    promise = f"each optimizer and scheduler killed once, {engine}: equal bit for bit"
+    promise = f"each {each} killed once, {engine}: equal bit for bit"
     return Score(promise, len(jobs.specs), len(wrong), time.monotonic() - begun), wrong
 
 

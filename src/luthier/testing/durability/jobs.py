@@ -62,6 +62,31 @@ def real_jobs(folder: Path, steps: int = 10) -> Jobs:
     return Jobs("luthier.engine.run", tuple(specs))
 
 
+def update_jobs(folder: Path, updaters: Sequence[str] | None = None, steps: int = 6) -> Jobs:
+    """A second update of a tiny text encoder for each updater, from the state that a first one
+    left at a URL."""
+    from luthier.engine.run import Place, run
+    from luthier.registry import cards
+
+    (spec,) = real_jobs(folder, steps).specs[2:3]
+    state = folder / "state"
+    place = Place(folder / "first", folder / "cache", Path, Path)
+    for made in (place.folder, place.cache):
+        made.mkdir()
+    run(spec.changed(updater="DER", memory_size=10, output_state_url=str(state)), place)
+    fit = [c for c in cards("updater") if not (c.facts["program"] or c.facts["labels"])]
+    chosen = [card for card in fit if updaters is None or card.name in updaters]
+    specs = [
+        spec.changed(
+            updater=card.name,
+            input_state_url=str(state),
+            **({"memory_size": 10} if card.facts["memory"] else {}),
+        )
+        for card in chosen
+    ]
+    return Jobs("luthier.engine.run", tuple(specs))
+
+
 def _real_spec(model: Path, data: Path, steps: int, **training: Any) -> JobSpec:
     common = {
         "max_steps": steps,
@@ -81,9 +106,11 @@ def _real_spec(model: Path, data: Path, steps: int, **training: Any) -> JobSpec:
 
 
 def fingerprint(artifact: Path) -> tuple[str, list[float]]:
-    """sha256 of an artifact's weights, and the loss of every step."""
+    """sha256 of an artifact's weights and of what an update remembers, and the loss of every
+    step."""
     digest = hashlib.sha256()
-    for file in sorted(artifact.glob("*.safetensors")):
+    update = [f for f in artifact.glob("luthier/update/*") if f.name != "update.json"]
+    for file in sorted([*artifact.glob("*.safetensors"), *update]):
         digest.update(file.read_bytes())
     ours = artifact / "luthier"
     name = "history.json" if (ours / "history.json").exists() else "state.json"
