@@ -59,7 +59,8 @@ def test_who_clicks_everything_is_a_bot():
 
 def test_repetitions_are_dropped_but_the_first():
     rows = [("u", "q", 10.0), ("u", "q", 11.0), ("u", "r", 11.0), ("v", "q", 11.0),
-            ("u", "q", 20.0), (None, "q", 1.0), (None, "q", 1.0), ("u", "q", None), ("u", "q", None)]  # fmt: skip
+            ("u", "q", 20.0), (None, "q", 1.0), (None, "q", 1.0), ("u", "q", None),
+            ("u", "q", None)]  # fmt: skip
     expected = [False, True] + [False] * 7
     assert repetitions(_sessions(rows)).tolist() == expected
     assert not repetitions(_sessions(rows), 0).any()

@@ -172,6 +172,12 @@ def _loaded_after(program: str) -> set[str]:
         "luthier.benchmark.page",
         "luthier.callback",
         "luthier.clicks.importing",
+        "luthier.clicks.conversion",
+        "luthier.clicks.off_policy",
+        "luthier.clicks.propensity",
+        "luthier.clicks.simulate",
+        "luthier.clicks.store",
+        "luthier.cli.clicks",
         "luthier.worker.main",
     ],
 )

@@ -31,6 +31,7 @@ VERBS = {
     "encode": ("encode", "Turn texts into vectors."),
     "tune": ("tune", "Update a model with new data, without forgetting the old."),
     "drift": ("drift", "Has the data changed? Skip, update or retrain."),
+    "clicks": ("clicks", "Logs of searches: import, show, bias, simulate."),
     "worker": ("worker", "Execute runs until stopped."),
     "bench": ("bench", "luthier beside its peers; updaters beside one another."),
     "env": ("env", "What luthier finds on this machine."),
