@@ -45,7 +45,7 @@ def calculate_confidences(
 
     >>> import numpy as np
     >>> calculate_confidences(np.array([.9, .8, .7]), np.array([0., 1., 0.])).round(4).tolist()
-    [1.0, 0.1231, 0.0]
+    [1.0, 0.0, 0.1847]
     """
     if isinstance(window_size, bool) or not isinstance(window_size, int) or window_size < 2:
         raise DataError(f"window_size is {window_size!r}", hint="a whole number from 2 on")

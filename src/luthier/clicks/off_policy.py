@@ -1,15 +1,24 @@
 """What another ranking would have earned, of the log of this one.
 
-A new ranking moves results; what a result earns hangs on its position by p. The expected clicks
-of a session under the new ranking, of those that the old one got::
+Two models. ``evaluate`` knows how much is seen at each position: a new ranking moves results, and
+what a result earns hangs on its position by p. Clicks a session under the new ranking::
 
-    IPS     sum of c_i  p(new_i) / p(old_i)
-    SNIPS   IPS, divided by the mean over sessions of the weights' sum, times that of p(new)
-    DR      sum over all of p(new_d) r_d, and of the shown p(new_i) / p(old_i) (c_i - p(old_i) r_i)
+    IPS     sum of c_i  w_i,  w_i = p(new_i) / max(p(old_i), clip)
+    SNIPS   IPS times  sum of p(new_i) / sum of w_i p(old_i),  the sums being of all sessions
+    DR      sum of  p(new_i) r_i + w_i (c_i - p(old_i) r_i)
 
-Horvitz and Thompson 1952; Swaminathan and Joachims, NeurIPS 2015; Dudík, Langford, Li, ICML 2011;
-for rankings with an item-position model: Li, Abbasi-Yadkori, Kveton, Muthukrishnan, Vinay, Wen,
-*Offline evaluation of ranking policies with click models*, KDD 2018.
+Without a clip w_i p(old_i) is p(new_i), and all three are one; a clip bounds the variance, and the
+others pay back what it costs: SNIPS on average, DR where the relevance r is right.
+
+``evaluate_policy`` knows how likely each choice was, of a log whose rankings were drawn::
+
+    IPS     mean of w_i c_i,  w_i = chance under the new policy / chance under the old
+    SNIPS   sum of w_i c_i / sum of w_i
+    DR      mean of  q_new_i + w_i (c_i - q_i)
+
+Horvitz and Thompson 1952; Swaminathan and Joachims, NeurIPS 2015 (self-normalized); Dudík,
+Langford, Li, ICML 2011 (doubly robust); Li, Abbasi-Yadkori, Kveton, Muthukrishnan, Vinay, Wen, *Offline
+evaluation of ranking policies with click models*, KDD 2018 (positions).
 """
 
 from __future__ import annotations
@@ -80,8 +89,7 @@ def evaluate(
     """
     if not len(sessions):
         raise DataError("no session to evaluate")
-    if not 0 < level < 1 or draws < 2:
-        raise DataError("level is between 0 and 1, and draws from 2 on")
+    _check(draws, level)
     old, new = propensities.at(sessions.positions), propensities.at(new_positions)
     weight = new / np.maximum(old, clip) if clip else new / old
     n, owner = len(sessions), sessions.owner
@@ -97,14 +105,52 @@ def evaluate(
         if len(predicted) != len(owner):
             raise DataError(f"{len(predicted)} predictions of {len(owner)} impressions")
         columns.append(summed(new * predicted + weight * (hit - old * predicted)))
+    return _estimated(columns, weight[clicked], draws, level, seed)
+
+
+def evaluate_policy(
+    rewards: Floats, weights: Floats, *, predicted: Floats | None = None,
+    predicted_new: Floats | None = None, draws: int = 1000, level: float = 0.95, seed: int = 0,
+) -> OffPolicy:  # fmt: skip
+    """Estimate the mean reward of a policy that did not choose.
+
+    rewards: float64 [n], of the choices of the log, clicks of sessions for one. weights: float64
+    [n], how much likelier the new policy is to choose so. predicted: [n], the reward that a
+    model expects of the choice of the log; predicted_new: [n], of those of the new policy.
+    Raises DataError.
+    """
+    together = [weights, *(x for x in (predicted, predicted_new) if x is not None)]
+    if not len(rewards) or any(len(x) != len(rewards) for x in together):
+        raise DataError("rewards, weights and predictions are as many, and one at least")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise DataError("a weight is a finite number, not negative")
+    if (predicted is None) != (predicted_new is None):
+        raise DataError("predictions are of the log's choices and of the new ones, or of none")
+    _check(draws, level)
+    columns = [rewards, weights * rewards, weights, np.ones(len(rewards))]
+    if predicted is not None and predicted_new is not None:
+        columns.append(predicted_new + weights * (rewards - predicted))
+    return _estimated(columns, weights, draws, level, seed)
+
+
+def _check(draws: int, level: float) -> None:
+    if not 0 < level < 1 or draws < 2:
+        raise DataError("level is between 0 and 1, and draws from 2 on")
+
+
+def _estimated(
+    columns: list[Floats], used: Floats, draws: int, level: float, seed: int
+) -> OffPolicy:  # fmt: skip
+    """columns [n] each: logged, weighted, weights, what the weights should be, and DR."""
     table = np.stack(columns, axis=1)
     value, drawn = _values(table.mean(axis=0)), _bootstrap(table, draws, seed)
     edges = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     found = [Estimate(*map(float, row)) for row in zip(value, *edges, strict=True)]
-    used = weight[clicked]
-    effective = float(used.sum() ** 2 / (used**2).sum()) if len(used) else 0.0
-    dr = found[3] if predicted is not None else None
-    return OffPolicy(found[0], found[1], found[2], dr, effective)
+    squares = float((used**2).sum())
+    effective = float(used.sum()) ** 2 / squares if squares else 0.0
+    return OffPolicy(
+        found[0], found[1], found[2], found[3] if len(found) > 3 else None, effective
+    )  # fmt: skip
 
 
 def _values(means: Floats) -> Floats:
