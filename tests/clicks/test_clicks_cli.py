@@ -34,7 +34,7 @@ def test_simulate_import_bias(folder):
     read = json.loads(_luthier("import", log, sessions, "--json").stdout)
     assert read["sessions"] == 6000
     assert read["rejected"]["first"][0]["row"] == 30_002
-    shown = _luthier("show", sessions).stdout
+    shown = _luthier("show", log).stdout
     assert "30,000" in shown or "30000" in shown
     found = json.loads(_luthier("bias", sessions, "--json").stdout)
     values = [row["propensity"] for row in found["positions"]]

@@ -17,8 +17,8 @@ others pay back what it costs: SNIPS on average, DR where the relevance r is rig
     DR      mean of  q_new_i + w_i (c_i - q_i)
 
 Horvitz and Thompson 1952; Swaminathan and Joachims, NeurIPS 2015 (self-normalized); Dudík,
-Langford, Li, ICML 2011 (doubly robust); Li, Abbasi-Yadkori, Kveton, Muthukrishnan, Vinay, Wen, *Offline
-evaluation of ranking policies with click models*, KDD 2018 (positions).
+Langford, Li, ICML 2011 (doubly robust); Li et al., *Offline evaluation of ranking policies with
+click models*, KDD 2018 (positions).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ search need not stand together.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from luthier.clicks.fragments import FRAGMENT
+from luthier.clicks.readers.utf8 import MARK, MarkedFile
 from luthier.clicks.rejected import Rejected
 from luthier.clicks.times import seconds
 from luthier.errors import DataError, nearest
@@ -60,25 +62,32 @@ def read(
         header = file.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n")
     delimiter = "\t" if header.count("\t") > header.count(",") else ","
     lines = _Lines(rejected)
-    reader = _open(path, delimiter, lines)
-    roles = find_roles(reader.schema.names, columns, str(path))
+    with io.BufferedReader(MarkedFile(path), _BLOCK_BYTES) as stream:
+        reader = _open(path, stream, delimiter, lines)
+        roles = find_roles(reader.schema.names, columns, str(path))
+        yield from _fragments(reader, roles, lines, rejected, path, gap_s)
+
+
+def _fragments(
+    reader: Any, roles: dict[str, str], lines: _Lines, rejected: Rejected, path: Path, gap_s: float
+) -> Iterator[pa.RecordBatch]:
     try:
         for batch in reader:
-            named = {role: batch.column(name) for role, name in roles.items()}
             rows = lines.rows(batch)
-            good = _Batch(named, rows, rejected)
+            named = {role: batch.column(name) for role, name in roles.items()}
+            good = _Batch(named, rows, _marked(named), rejected)
             if good.count:
                 yield good.fragments(gap_s)
         lines.end()
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except pa.ArrowInvalid as error:
         raise DataError(f"not readable as CSV ({error})", file=str(path)) from error
 
 
-def _open(path: Path, delimiter: str, lines: _Lines) -> Any:
+def _open(path: Path, stream: Any, delimiter: str, lines: _Lines) -> Any:
     names = _header(path, delimiter)
     try:
         return pyarrow.csv.open_csv(
-            str(path),
+            stream,
             read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=delimiter,
@@ -173,10 +182,12 @@ class _Batch:
     """One batch of rows; what is wrong with some of them goes to ``rejected``."""
 
     def __init__(
-        self, named: dict[str, pa.Array], rows: NDArray[np.int64], rejected: Rejected
-    ) -> None:
+        self, named: dict[str, pa.Array], rows: NDArray[np.int64], broken: Bools,
+        rejected: Rejected,
+    ) -> None:  # fmt: skip
         self._rejected, self._rows = rejected, rows
-        good = ~_blank(named)
+        good = ~_blank(named) | broken
+        good &= ~self._bad(broken, good, None, "not UTF-8")
         for role in ("query", "item"):
             blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(named[role])), 0)
             good &= ~self._bad(blank.to_numpy(zero_copy_only=False), good, role, "a field lacks")
@@ -199,11 +210,11 @@ class _Batch:
         }
 
     def _bad(
-        self, bad: Bools, good: Bools, role: str, reason: str,
+        self, bad: Bools, good: Bools, role: str | None, reason: str,
         named: Mapping[str, pa.Array] | None = None,
     ) -> Bools:  # fmt: skip
         for place in np.flatnonzero(bad & good):
-            detail = repr(named[role][int(place)].as_py())[:40] if named else ""
+            detail = repr(named[role][int(place)].as_py())[:40] if named and role else ""
             self._rejected.add(reason, row=int(self._rows[place]), column=role, detail=detail)
         return bad
 
@@ -258,6 +269,13 @@ class _Batch:
             return pa.array(["click"] * len(hit), pa.string())
         found = given.take(pa.array(hit))
         return pc.if_else(pc.equal(found, ""), "click", found)
+
+
+def _marked(named: Mapping[str, pa.Array]) -> Bools:
+    """Rows with bytes that are no text."""
+    marks = [pc.match_substring(c, MARK).to_numpy(zero_copy_only=False) for c in named.values()]
+    found: Bools = np.logical_or.reduce(marks)
+    return found
 
 
 def _blank(named: Mapping[str, pa.Array]) -> Bools:
