@@ -15,14 +15,13 @@ RESULTS = [{"object_id": "a", "rank": 0.9}, {"object_id": "b", "meta": {"x": 1}}
 
 
 @pytest.fixture
-def store(tmp_path):
-    found = ClickStore(f"sqlite:///{tmp_path / 'luthier.db'}")
+def store(url):
+    found = ClickStore(url)
     yield found
     found.close()
 
 
-def test_the_migration_makes_the_tables_that_the_code_speaks_of(tmp_path):
-    url = f"sqlite:///{tmp_path / 'luthier.db'}"
+def test_the_migration_makes_the_tables_that_the_code_speaks_of(url):
     ClickStore(url).close()
     ClickStore(url).close()  # again: nothing to do
     database = Database(url)
@@ -140,9 +139,8 @@ store.close()
 """
 
 
-def test_processes_that_write_and_release_at_once(tmp_path):
+def test_processes_that_write_and_release_at_once(url):
     """Real processes: no session is lost or twice, each release id has one batch."""
-    url = f"sqlite:///{tmp_path / 'luthier.db'}"
     command = [sys.executable, "-c", WRITER, url]
     running = [
         subprocess.Popen([*command, who], stdout=subprocess.PIPE, text=True) for who in "abc"
