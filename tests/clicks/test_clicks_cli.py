@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from luthier.cli.main import run
+
 
 def _luthier(*words, code=0):
     command = [sys.executable, "-m", "luthier", "clicks", *map(str, words)]
@@ -44,14 +46,18 @@ def test_simulate_import_bias(folder):
     assert float(table[2].split()[1]) == pytest.approx(0.5, rel=0.1)
 
 
-def test_what_cannot_be_is_said_with_its_exit_code(folder):
-    said = _luthier("show", folder / "none.csv", code=3).stderr
+def test_what_cannot_be_is_said_with_its_exit_code(folder, capsys):
+    def said_of(*words, code=0):
+        assert run(["clicks", *map(str, words)]) == code
+        return capsys.readouterr().err
+
+    said = said_of("show", folder / "none.csv", code=3)
     assert "there is no such file" in said
-    said = _luthier("simulate", folder / "pairs.csv", folder / "log.xml", code=3).stderr
+    said = said_of("simulate", folder / "pairs.csv", folder / "log.xml", code=3)
     assert ".arrow or .jsonl or .csv" in said
     bad = folder / "bad.csv"
     bad.write_text("query,item,clicked\nq,a,1\nq,b,perhaps\n")
-    said = _luthier("import", bad, folder / "bad.arrow", "--strict", code=3).stderr
+    said = said_of("import", bad, folder / "bad.arrow", "--strict", code=3)
     assert "row 3, column clicked" in said
-    assert "row 3" in _luthier("import", bad, folder / "bad.arrow", "--clean").stderr
-    assert "roles:" in _luthier("import", bad, folder / "b.arrow", "--column", "x=y", code=3).stderr
+    assert "row 3" in said_of("import", bad, folder / "bad.arrow", "--clean")
+    assert "roles:" in said_of("import", bad, folder / "b.arrow", "--column", "x=y", code=3)
