@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.engine.run import Place
+from luthier.engine.run import Outcome, Place, run
 from luthier.spec import JobSpec, parse_spec
 
 COLOURS = ["red", "blue", "green", "black", "white", "brown", "pink", "grey", "gold", "amber"]
@@ -54,6 +54,41 @@ def new_place(tmp_path: Path) -> NewPlace:
 @pytest.fixture
 def place(new_place: NewPlace) -> Place:
     return new_place("run")
+
+
+@pytest.fixture
+def trained(new_place: NewPlace) -> Callable[..., Outcome]:
+    """Run a job in a folder of that name; ``stop`` interrupts it before so many steps."""
+
+    def go(spec: JobSpec, name: str = "run", stop: int | None = None) -> Outcome:
+        steps = []
+
+        def tell(kind: str, data: dict) -> None:
+            if kind == "step":
+                steps.append(data)
+
+        def control() -> str | None:
+            return "interrupt" if stop is not None and len(steps) >= stop else None
+
+        return run(spec, new_place(name), tell, control)
+
+    return go
+
+
+@pytest.fixture
+def files_of() -> Callable[[Path], dict[str, bytes]]:
+    """What must be the same after two equal updates: weights, what is remembered, and what the
+    updater hands on."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        found = [*folder.glob("*.safetensors"), *(folder / "luthier" / "update").iterdir()]
+        return {
+            str(file.relative_to(folder)): file.read_bytes()
+            for file in found
+            if file.name != "update.json"  # names and numbers, of which some are seconds
+        }
+
+    return read
 
 
 MakeSpec = Callable[..., JobSpec]

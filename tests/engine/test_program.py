@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from luthier.engine.control import Interrupted
 from luthier.engine.items import Stacked, stacked
-from luthier.engine.run import run
 from luthier.errors import (
     CorruptBundle,
     DataError,
@@ -98,34 +97,10 @@ def job(config, tmp_path):
     return make
 
 
-@pytest.fixture
-def trained(new_place):
-    """Run a job in a folder of that name; ``stop`` interrupts it before so many steps."""
-
-    def go(spec, name="run", stop=None):
-        steps = []
-
-        def tell(kind, data):
-            if kind == "step":
-                steps.append(data)
-
-        def control():
-            return "interrupt" if stop is not None and len(steps) >= stop else None
-
-        return run(spec, new_place(name), tell, control)
-
-    return go
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """What must be the same: weights, memory, and what the updater hands on."""
-    names = ("model", "luthier/update/update", "luthier/update/memory", "luthier/update/validation")
-    found = {n: folder / f"{n}.safetensors" for n in names}
-    return {n: file.read_bytes() for n, file in found.items() if file.exists()}
-
-
 @pytest.mark.parametrize("updater", UPDATERS)
-def test_an_update_that_was_interrupted_is_the_uninterrupted_one(updater, job, trained, tmp_path):
+def test_an_update_that_was_interrupted_is_the_uninterrupted_one(
+    updater, job, trained, tmp_path, files_of
+):
     """In the first update, and in the second, which has a memory to go on from."""
     start = None
     for chunk in (0, 1):
@@ -232,7 +207,7 @@ def test_committing_again_changes_nothing(job, trained, tmp_path) -> None:
 
 @pytest.mark.parametrize("point", ["state.copied", "state.stored", "state.committed"])
 def test_a_result_that_was_not_committed_is_committed_by_the_next_attempt(
-    point, job, trained, tmp_path, monkeypatch
+    point, job, trained, tmp_path, monkeypatch, files_of
 ) -> None:
     state = tmp_path / "state"
     spec = job(0, state=state)
@@ -366,7 +341,7 @@ def test_transforms_are_applied_late(config, job, trained, tmp_path) -> None:
     assert float(memory.columns["item.0"].abs().max()) > 3
 
 
-def test_a_state_in_a_bucket(job, trained, tmp_path, monkeypatch) -> None:
+def test_a_state_in_a_bucket(job, trained, tmp_path, monkeypatch, files_of) -> None:
     """Two updates by way of a real S3 server give what two by way of a folder give."""
     import s3fs
 
@@ -412,7 +387,7 @@ def metrics_fn():
 """
 
 
-def test_an_optimizer_a_schedule_and_metrics_of_the_file(config, job, trained) -> None:
+def test_an_optimizer_a_schedule_and_metrics_of_the_file(config, job, trained, files_of) -> None:
     """They are what trains and measures, and survive an interruption."""
     config.write_text(CONFIG + OWN_FUNCTIONS)
     spec = job(0, arguments={"step_size": 0.08})

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from luthier.engine.control import Interrupted
-from luthier.engine.run import run
 from luthier.errors import LuthierError, ModelError, SpecError
 from luthier.registry import cards
 from luthier.spec import parse_spec
@@ -108,31 +107,7 @@ def job(tmp_path: Path):
     return make
 
 
-@pytest.fixture
-def trained(new_place):
-    def go(spec, name, stop=None):
-        steps = []
-
-        def tell(kind, data):
-            if kind == "step":
-                steps.append(data)
-
-        def control():
-            return "interrupt" if stop is not None and len(steps) >= stop else None
-
-        return run(spec, new_place(name), tell, control)
-
-    return go
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """What must be the same: weights, and what the updater and merging hand on."""
-    names = ("model", "luthier/update/update", "luthier/update/memory")
-    found = {n: folder / f"{n}.safetensors" for n in names}
-    return {n: file.read_bytes() for n, file in found.items() if file.exists()}
-
-
-def interrupted(job, trained, tmp_path, updater, stops, **words) -> list:
+def interrupted(job, trained, files_of, tmp_path, updater, stops, **words) -> list:
     """Two updates, each in one go and in parts. Returns the results of the whole ones."""
     start, found = None, []
     for chunk in (0, 1):
@@ -151,8 +126,10 @@ def interrupted(job, trained, tmp_path, updater, stops, **words) -> list:
 
 
 @pytest.mark.parametrize("updater", PROMPTED)
-def test_an_update_of_prompts_resumes_bit_for_bit(updater, job, trained, tmp_path) -> None:
-    first, second = interrupted(job, trained, tmp_path, updater, (2, 3))
+def test_an_update_of_prompts_resumes_bit_for_bit(
+    updater, job, trained, files_of, tmp_path
+) -> None:
+    first, second = interrupted(job, trained, files_of, tmp_path, updater, (2, 3))
     before, after = (load_file(r.folder / "model.safetensors") for r in (first, second))
     frozen = [n for n in before if n.startswith("transformer.")]
     assert frozen
@@ -230,10 +207,10 @@ MERGES = {
     [*(("DER", merge) for merge in sorted(MERGES)), ("LoRA", "ema"), ("LoRA", "ties"),
      ("iCaRL", "wise-ft"), ("RD", "ema")],
 )  # fmt: skip
-def test_a_merge_resumes_bit_for_bit(merge, updater, job, trained, tmp_path) -> None:
+def test_a_merge_resumes_bit_for_bit(merge, updater, job, trained, files_of, tmp_path) -> None:
     update = {"merge": merge, "merge_options": MERGES[merge]}
     stops = (2, 5) if updater != "RD" else (5, 10)  # within an epoch or phase, and after one
-    first, second = interrupted(job, trained, tmp_path, updater, stops, update=update)
+    first, second = interrupted(job, trained, files_of, tmp_path, updater, stops, update=update)
     found = second.metrics["update"]["merge"]
     assert found["kind"] == merge
     if merge == "wise-ft":

@@ -12,7 +12,6 @@ import torch
 import transformers
 
 from luthier.engine.control import Interrupted
-from luthier.engine.run import run
 from luthier.errors import DataError
 from luthier.registry import cards
 from luthier.spec import parse_spec
@@ -105,37 +104,13 @@ def job(tmp_path, models):
     return make
 
 
-@pytest.fixture
-def trained(new_place):
-    """Run a job in a folder of that name; ``stop`` interrupts it before so many steps."""
-
-    def go(spec, name="run", stop=None):
-        steps = []
-
-        def tell(kind, data):
-            if kind == "step":
-                steps.append(data)
-
-        return run(
-            spec, new_place(name), tell,
-            lambda: "interrupt" if stop is not None and len(steps) >= stop else None,
-        )  # fmt: skip
-
-    return go
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    found = [*folder.glob("*.safetensors"), *(folder / "luthier" / "update").iterdir()]
-    return {str(f.relative_to(folder)): f.read_bytes() for f in found if f.name != "update.json"}
-
-
 def table(file: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
 
 
 @pytest.mark.parametrize("updater", UPDATERS)
 def test_an_interrupted_update_is_the_uninterrupted_one_also_with_new_classes(
-    updater, job, trained
+    updater, job, trained, files_of
 ):
     start = None
     for chunk in (0, 1):
@@ -157,7 +132,7 @@ def test_an_interrupted_update_is_the_uninterrupted_one_also_with_new_classes(
 
 @pytest.mark.parametrize("task", [task for task in ROWS if task != "text-classification"])
 @pytest.mark.parametrize("updater", ["ER", "EWC"])
-def test_every_task_learns_on(task, updater, job, trained):
+def test_every_task_learns_on(task, updater, job, trained, files_of):
     start = None
     for chunk in (0, 1):
         spec = job(task, chunk, updater, start)

@@ -9,7 +9,6 @@ import pytest
 
 from luthier.data.remembered import joined, kept
 from luthier.engine.control import Interrupted
-from luthier.engine.run import run
 from luthier.errors import DataError, SpecError
 from luthier.registry import cards
 from luthier.spec import parse_spec
@@ -74,33 +73,8 @@ def _memory(updater: str) -> dict[str, int]:
     return {"memory_size": 12} if card.facts["memory"] else {}
 
 
-@pytest.fixture
-def trained(new_place):
-    """Run a job in a folder of that name; ``stop`` interrupts it before so many steps."""
-
-    def go(spec, name="run", stop=None):
-        steps = []
-
-        def tell(kind, data):
-            if kind == "step":
-                steps.append(data)
-
-        return run(
-            spec, new_place(name), tell,
-            lambda: "interrupt" if stop is not None and len(steps) >= stop else None,
-        )  # fmt: skip
-
-    return go
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """What must be the same: weights, memory, and what the updater hands on."""
-    found = [*folder.glob("*.safetensors"), *(folder / "luthier" / "update").iterdir()]
-    return {str(f.relative_to(folder)): f.read_bytes() for f in found if f.name != "update.json"}
-
-
 @pytest.mark.parametrize("updater", UPDATERS)
-def test_an_update_that_was_interrupted_is_the_uninterrupted_one(updater, job, trained):
+def test_an_update_that_was_interrupted_is_the_uninterrupted_one(updater, job, trained, files_of):
     """In the first update, and in the second, which has a memory to go on from."""
     start = None
     for number in (0, 1):
@@ -312,7 +286,7 @@ def test_a_memory_is_written_without_being_in_memory(tmp_path):
 
 
 @pytest.mark.parametrize("merge", ["wise-ft", "ema", "soup", "ties"])
-def test_weights_are_merged_at_the_end(merge, job, trained):
+def test_weights_are_merged_at_the_end(merge, job, trained, files_of):
     first = trained(job(0, update={"merge": merge}), "first")
     spec = job(1, start=first.folder, update={"merge": merge})
     assert not problems(spec)
@@ -327,7 +301,7 @@ def test_weights_are_merged_at_the_end(merge, job, trained):
     assert files_of(trained(spec, "parts").folder) == files_of(whole.folder)
 
 
-def test_the_way_of_earlier_queries_and_drift_are_told(job, trained):
+def test_the_way_of_earlier_queries_and_drift_are_told(job, trained, files_of):
     first = trained(job(0, update={"drift": "report"}), "first")
     assert first.metrics["update"]["drift"]["decision"] == "update"
     update = {"drift": "report", "stability_steps": 2}
