@@ -68,7 +68,18 @@ def located(spec: JobSpec) -> JobSpec:
         path = Path(held_out.uri)
         if path.is_file() and not path.is_absolute():
             changes["data.eval"] = to_file_source(path)
+    for name in ("input_state_url", "output_state_url"):
+        url = getattr(spec.update, name)
+        if located_url(url) != url:
+            changes[name] = located_url(url)
     return spec.changed(**changes) if changes else spec
+
+
+def located_url(url: str | Path | None) -> str | None:
+    """A URL or a folder, which then is a whole path."""
+    if url is None or "://" in str(url):
+        return None if url is None else str(url)
+    return str(Path(url).expanduser().absolute())
 
 
 def named(spec: JobSpec, home: Home) -> JobSpec:

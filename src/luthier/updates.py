@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from luthier.admission import located_url
 from luthier.api import submit
 from luthier.doors.config_file import ConfigFile, arguments_of
 from luthier.doors.tuning import RENAMED, tuning_spec
@@ -93,8 +94,8 @@ def run_training_job(
     words |= {
         "config_file": read_config_file(config_file),
         "config_space": dict(config_space or {}),
-        "input_state_url": located(words["input_state_url"]),
-        "output_state_url": located(words["output_state_url"]),
+        "input_state_url": located_url(words["input_state_url"]),
+        "output_state_url": located_url(words["output_state_url"]),
         "data_path": str(folder / "data"),
     }
     spec = tuning_spec(words.pop("config_space"), **words, **more)
@@ -166,7 +167,7 @@ def execute_experiment_job(
 
 def _outputs(url: str | Path) -> str:
     """Where an experiment goes. Raises SpecError for what can hold no state."""
-    place = located(url)
+    place = located_url(url)
     scheme = place.partition("://")[0] if place and "://" in place else ""
     if place is None or scheme not in ("", "s3", "s3a"):
         message = f"results go into a folder or to s3://bucket/prefix, not to {place}"
@@ -225,10 +226,3 @@ def read_config_file(file: str | Path) -> ConfigFile:
         raise SpecError([Problem("config_file", f"{path.name} is not UTF-8: {error}")]) from error
     sha256 = hashlib.sha256(content).hexdigest()
     return ConfigFile(str(path), sha256, arguments_of(text, path.name))
-
-
-def located(url: str | Path | None) -> str | None:
-    """A location that means the same in the worker's folder."""
-    if url is None or "://" in str(url):
-        return None if url is None else str(url)
-    return str(Path(url).expanduser().absolute())

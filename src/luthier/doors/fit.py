@@ -7,6 +7,7 @@ through the signature of ``fit`` and asks that each word acts or is refused with
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -183,7 +184,8 @@ def _update(
     at_once = {"updater": given} if isinstance(given, str) else dict(given or {})
     problems += [Problem(name, "given twice: here and in update")
                  for name in at_once.keys() & words.keys()]  # fmt: skip
-    return {**words, **at_once}
+    found = {**words, **at_once}
+    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in found.items()}
 
 
 def _parse(data: dict[str, Any], problems: list[Problem]) -> JobSpec:
