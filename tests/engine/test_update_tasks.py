@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from luthier.registry import cards
 from luthier.spec import parse_spec
 from luthier.store.bundle import open_bundle
 from luthier.testing.models import tiny_text_model
-from luthier.testing.task_models import tiny_gpt2, tiny_t5, tiny_vit
+from luthier.testing.task_models import CHAT_TEMPLATE, tiny_gpt2, tiny_t5, tiny_vit
 from luthier.updaters.problems import problems
 
 UPDATERS = [card.name for card in cards("updater") if not card.facts["program"]]
@@ -52,7 +53,23 @@ def _image(i: int, chunk: int) -> dict:
     return {"image": base64.b64encode(stream.getvalue()).decode(), "label": label}
 
 
+def _asked(i: int, chunk: int) -> dict:
+    context = f"the thing {i} is {WORDS[CHUNKS[chunk][i % 2]][0]}"
+    answer = context.rsplit(maxsplit=1)[-1]
+    return {
+        "question": "what is it", "context": context,
+        "answers": {"text": [answer], "answer_start": [context.index(answer)]},
+    }  # fmt: skip
+
+
+def _talk(i: int, chunk: int) -> dict:
+    told = {"role": "assistant", "content": CHUNKS[chunk][i % 2]}
+    return {"messages": [{"role": "user", "content": _text(i, chunk)["text"]}, told]}
+
+
 ROWS = {
+    "question-answering": _asked,
+    "chat-completion": _talk,
     "text-classification": _text,
     "image-classification": _image,
     "token-classification": _tagged,
@@ -66,6 +83,7 @@ def models(tmp_path_factory):
     """The tiny model of a task, with dropout."""
     makers = {
         "text-generation": tiny_gpt2, "summarization": tiny_t5, "image-classification": tiny_vit,
+        "chat-completion": partial(tiny_gpt2, template=CHAT_TEMPLATE),
     }  # fmt: skip
     made = {}
 

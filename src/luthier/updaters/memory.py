@@ -138,12 +138,6 @@ class Memory:
         fit = np.cumsum(sizes[order]) <= most
         self.keep(np.sort(order[fit]))
 
-    def renumber(self) -> Rows:
-        """The rows that are remembered, by slot; from now on they are called 0, 1, …."""
-        rows = self.rows
-        self.rows = np.arange(len(rows), dtype=np.int64)
-        return rows
-
     def state(self) -> dict[str, Any]:
         """Everything, as a tree of numbers and tensors."""
         return {
