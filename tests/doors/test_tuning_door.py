@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from luthier.admission import located_url
 from luthier.doors.config_file import ConfigFile, arguments_of
 from luthier.doors.tuning import tuning_spec
 from luthier.errors import SpecError
@@ -12,7 +13,7 @@ from luthier.registry import cards
 from luthier.spec import BestModelCheckpoint, JobSpec, leaves
 from luthier.testing.doors import DoorCase, Word
 from luthier.tuning import randint, run_training_job
-from luthier.updates import WORKING_DIRECTORY, located
+from luthier.updates import WORKING_DIRECTORY
 
 TEXT = '''
 from typing import List, Optional, Union
@@ -210,6 +211,6 @@ def test_an_argument_that_is_needed_is_asked_for() -> None:
 
 def test_paths_mean_the_same_elsewhere(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert located("./state") == str(tmp_path / "state")
-    assert located("s3://bucket/state") == "s3://bucket/state"
-    assert located(None) is None
+    assert located_url("./state") == str(tmp_path / "state")
+    assert located_url("s3://bucket/state") == "s3://bucket/state"
+    assert located_url(None) is None
