@@ -46,7 +46,7 @@ BY_OWN_NAME = [
     name
     for name in WORDS
     if name in TrainingSpec.model_fields and name not in inspect.signature(luthier.fit).parameters
-    if name not in (*ITS_OWN, "num_warmup_steps", "num_training_steps")
+    if name not in (*ITS_OWN, "num_warmup_steps", "num_training_steps", "examples_order")
 ]
 
 
@@ -76,6 +76,8 @@ class TestFit(DoorCase):
         Word("model_options", {"max_seq_length": 32}, "model.options"),
         Word("model_options", {"num_fixed_layers": 3}, "model.num_fixed_layers", becomes=3),
         Word("num_fixed_layers", 3, "model.num_fixed_layers"),
+        Word("towers", "two", "model.towers"),
+        Word("examples_order", (7, 11), "training.examples_order"),
         Word("lora_r", 4, "adapter.lora_r"),
         *(
             Word(word, value, f"adapter.{word}", beside={"lora_r": 4})

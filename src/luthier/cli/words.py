@@ -100,6 +100,7 @@ model_options               options                     pooler, max_seq_length, 
 freeze                      freeze                      train only the new head
 num_fixed_layers            num_fixed_layers            layers, from the lowest, that do not train
 output_dim                  output_dim                  attach a projection head of this width
+towers                      towers                      queries and items: the same weights, or two
 [adapter]
 lora_r                      lora_r                      LoRA: rank of the matrices that are trained
 lora_alpha                  lora_alpha                  their weight, divided by the rank
@@ -123,6 +124,9 @@ loss_optimizer_options      loss_optimizer_options      for the loss optimizer
 optimizer                   optim                       an optimizer by name
 optimizer_options           optim_args                  layer_wise_lr_decay and its own
 learning_rate               learning_rate               the highest rate of the schedule
+query_learning_rate         query_learning_rate         of rankings' queries; none: as the items'
+query_weight_decay          query_weight_decay          of rankings' queries; none: as the items'
+examples_order              examples_order              [7, 4, 11]: phases of training on rankings
 scheduler                   lr_scheduler_type           a learning rate schedule by name
 scheduler_options           lr_scheduler_kwargs         for the schedule
 scheduler_step              scheduler_step              when the schedule moves

@@ -24,6 +24,9 @@ RENAMED = {"lr": "learning_rate", "scheduler_name": "scheduler"}
 #: A field of the model that is said by its own name, or in ``model_options``.
 FIXED = "num_fixed_layers"
 
+#: A field of the model that is said by its own name only.
+TOWERS = "towers"
+
 #: Learning rates where none is given: for a whole pretrained encoder, and for a new head alone.
 WHOLE_MODEL_RATE, HEAD_RATE = 2e-5, 1e-3
 
@@ -70,8 +73,7 @@ def fit_spec(
     update: the name of an updater, or fields of ``UpdateSpec``; these are words as well.
     ``training`` takes any field of ``TrainingSpec`` by its own name (``max_steps``, ``seed``,
     ``precision``, …), of ``AdapterSpec`` (``lora_r``, …), ``UpdateSpec`` or ``ProcessingSpec``,
-    ``task``, and ``num_fixed_layers``. Raises
-    SpecError with every problem.
+    ``task``, ``num_fixed_layers``, and ``towers``. Raises SpecError with every problem.
     """
     problems: list[Problem] = []
     schedule = dict(scheduler_options or {})
@@ -113,6 +115,7 @@ def fit_spec(
             problems.append(Problem(FIXED, "given twice: here and in model_options"))
         fixed = training.pop(FIXED)
     task = training.pop("task", "embedding")
+    towers = training.pop(TOWERS, "shared")
     more, adapter, processing, learns_on = _other_words(training, fields, problems)
     fields |= more
     data: dict[str, Any] = {
@@ -123,6 +126,7 @@ def fit_spec(
             "freeze": freeze,
             "num_fixed_layers": 0 if fixed is None else fixed,
             "artifact": model_artifact,
+            "towers": towers,
         },
         "task": task,
         "adapter": adapter,
@@ -205,7 +209,7 @@ def _words() -> tuple[str, ...]:
     others = ("task", *TrainingSpec.model_fields, *AdapterSpec.model_fields,
               *ProcessingSpec.model_fields, *UpdateSpec.model_fields)  # fmt: skip
     more = [n for n in others if n not in own]
-    return (*own, *RUN_WORDS, FIXED, *more)
+    return (*own, *RUN_WORDS, FIXED, TOWERS, *more)
 
 
 #: Every word that fit() knows.

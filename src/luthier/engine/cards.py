@@ -87,6 +87,15 @@ _SCHEDULES: dict[str, tuple[tuple[str, Any], ...]] = {
     "cosine_with_min_lr": (("num_cycles", 0.5), ("min_lr", None), ("min_lr_rate", None)),
 }
 
+#: torch's, beside transformers': it has neither warm-up nor end.
+_STEP = Card(
+    "scheduler",
+    "step",
+    "torch.optim.lr_scheduler:StepLR",
+    "times gamma after every step_size steps",
+    (Option("step_size", required=True), Option("gamma", 0.1)),
+)
+
 _LAYER_WISE = Option("layer_wise_lr_decay", None, "factor in (0, 1] a layer towards the bottom")
 
 CARDS: tuple[Card, ...] = (
@@ -110,6 +119,7 @@ CARDS: tuple[Card, ...] = (
         )
         for name, options in _SCHEDULES.items()
     ),
+    _STEP,
 )
 
 
@@ -129,6 +139,8 @@ def problems(training: TrainingSpec) -> list[Problem]:
         found.append(
             Problem("lr_scheduler_kwargs", "cosine_with_min_lr needs min_lr or min_lr_rate")
         )
+    if training.lr_scheduler_type == "step":
+        found += _step_problems(training.lr_scheduler_kwargs)
     found += _unused_schedule_words(training)
     if isinstance(training.num_training_steps, int) and training.num_training_steps < 1:
         found.append(Problem("num_training_steps", "is at least 1, or 'auto'"))
@@ -147,8 +159,19 @@ def problems(training: TrainingSpec) -> list[Problem]:
 
 #: Schedules that have no warm-up, and schedules that have no end: transformers ignores what
 #: does not apply to them; we do not.
-_NO_WARMUP = ("constant",)
-_NO_END = ("constant", "constant_with_warmup", "inverse_sqrt")
+_NO_WARMUP = ("constant", "step")
+_NO_END = ("constant", "constant_with_warmup", "inverse_sqrt", "step")
+
+
+def _step_problems(options: Mapping[str, Any]) -> list[Problem]:
+    found = []
+    size, gamma = options.get("step_size", 1), options.get("gamma", 0.1)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        message = f"is a whole number from 1 on, not {size!r}"
+        found.append(Problem("lr_scheduler_kwargs.step_size", message))
+    if isinstance(gamma, bool) or not isinstance(gamma, int | float) or not gamma > 0:
+        found.append(Problem("lr_scheduler_kwargs.gamma", f"is above 0, not {gamma!r}"))
+    return found
 
 
 def _unused_schedule_words(training: TrainingSpec) -> list[Problem]:

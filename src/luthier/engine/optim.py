@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, StepLR
 from transformers.optimization import get_scheduler
 
 from luthier.engine.device import Device
@@ -277,6 +277,8 @@ def _sparse(
 
 
 def _schedule(optimizer: Optimizer, training: TrainingSpec, total_steps: int) -> LRScheduler:
+    if training.lr_scheduler_type == "step":
+        return StepLR(optimizer, **training.lr_scheduler_kwargs)
     if training.num_training_steps != "auto":
         length = training.num_training_steps
     elif training.scheduler_step == "epoch":

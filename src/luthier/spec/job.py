@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -27,7 +27,9 @@ class ModelSpec(Frozen):
     options: for the model's constructor (``pooler``, ``pooler_options``, ``max_seq_length``,
     ``revision``, …). output_dim: attach a projection head of that width. freeze: train only
     the head. num_fixed_layers: the embeddings and so many of the lowest encoder layers do not
-    train. artifact: start from this artifact instead of the pretrained weights.
+    train. artifact: start from this artifact instead of the pretrained weights. towers: whether
+    queries and items of rankings go through the same weights ("shared"), or through two copies
+    that train apart ("two").
     """
 
     name: str
@@ -36,6 +38,7 @@ class ModelSpec(Frozen):
     freeze: bool = False
     num_fixed_layers: int = Field(default=0, ge=0)
     artifact: str | None = None
+    towers: Literal["shared", "two"] = "shared"
 
 
 class AdapterSpec(Frozen):
@@ -104,6 +107,10 @@ class TrainingSpec(Frozen):
     "padded" is the plain path of other trainers.
     warmup_ratio: share of the steps that warm up, where num_warmup_steps says nothing.
     label_smoothing_factor: of the targets of a task; Szegedy et al. 2016, section 7.
+    query_learning_rate, query_weight_decay: of the queries of rankings; None: as the items',
+    which are learning_rate and optim_args' weight_decay.
+    examples_order: the phases of training on rankings, by number as in
+    ``luthier.clicks.curriculum.ExamplesType``; the epochs are divided evenly among them.
     """
 
     optim: str = "Adam"
@@ -129,6 +136,9 @@ class TrainingSpec(Frozen):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     execution: Literal["auto", "packed", "chunked", "padded"] = "auto"
     dataloader_num_workers: int = Field(default=0, ge=0)
+    query_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    query_weight_decay: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    examples_order: tuple[Annotated[int, Field(ge=1, le=11)], ...] = ()
     save_steps: int | None = Field(default=None, ge=1)
     eval_steps: int | None = Field(default=None, ge=1)
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 #: triplets: anchor, positive, negative_1, negative_2, …
 #: scored:   sentence1, sentence2, score in 0..1
 #: margin:   anchor, positive, negative_1, margin (a teacher's score difference)
-Form = Literal["labelled", "pairs", "triplets", "scored", "margin"]
+#: rankings: query, and lists a row: items, relevance, if there are weight, score, irrelevant
+Form = Literal["labelled", "pairs", "triplets", "scored", "margin", "rankings"]
 
 
 class Frozen(BaseModel):
