@@ -45,12 +45,17 @@ MAY = {
     "backends": FOUNDATION | {"runs", "store", "worker"},
     "search": FOUNDATION | {"runs", "tuning", "store", "engine.control"},
     "worker": PARTS | {"engine", "runs", "backends", "trackers", "search"},
-    "doors": FOUNDATION | {"tuning", "search.spaces", "search.spellings"},
+    "doors": FOUNDATION
+    | {"tuning", "search.spaces", "search.spellings", "clicks.curriculum", "clicks.parameters",
+       "clicks.settings"},
     "callback": FOUNDATION,
     "admission": FOUNDATION
     | {"store", "data", "models", "objectives", "runs", "doors", "callback", "engine.cards",
        "engine.control", "engine.decisions", "tasks", "updaters", "search"},
-    "clicks": FOUNDATION | {"data", "batches", "store", "evaluation", "runs"},
+    # clicks.tuning goes the whole way, from a log to a model that was compared
+    "clicks": FOUNDATION
+    | {"data", "batches", "store", "evaluation", "runs", "admission", "api", "doors", "inference",
+       "search"},
     "serving": FOUNDATION | {"models", "tasks", "data"},
     "component": PARTS | {"engine", "doors", "trainer"},
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
@@ -177,6 +182,9 @@ def _loaded_after(program: str) -> set[str]:
         "luthier.clicks.propensity",
         "luthier.clicks.simulate",
         "luthier.clicks.store",
+        "luthier.clicks.methods",
+        "luthier.clicks.images",
+        "luthier.doors.clicks",
         "luthier.cli.clicks",
         "luthier.worker.main",
     ],

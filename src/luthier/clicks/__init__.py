@@ -4,5 +4,48 @@ A log holds what was shown, in which order, and what people did with it. ``impor
 into ``sessions.Sessions``; ``cleaning`` drops bots; ``propensity`` and ``click_models`` say how
 much of a click is the position's and how much the item's; ``conversion`` makes training inputs
 of it; ``off_policy`` says what another ranking would have earned; ``simulate`` makes logs whose
-bias is known. Nothing here loads torch.
+bias is known; ``tuning`` goes the whole way. Nothing here loads torch in this process.
+
+The names of Embedding Studio are loaded when first used.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+#: Public name → the module that holds it.
+_HOME = {
+    name: module
+    for module, names in {
+        "luthier.clicks.parameters": "FineTuningParams",
+        "luthier.clicks.curriculum": "ExamplesType",
+        "luthier.clicks.settings": (
+            "FineTuningSettings EarlyStopping RankingLossInterface RankingLoss "
+            "ProbMarginRankingLoss CosineProbMarginRankingLoss "
+            "COSINE_SIMILARITY DOT_PRODUCT EUCLIDEAN_DISTANCE"
+        ),
+        "luthier.clicks.confidence": "dummy_confidences calculate_confidences",
+        "luthier.clicks.calculators": "MetricCalculator MetricValue DistanceShift ScoredInputs",
+        "luthier.clicks.accumulators": "MetricsAccumulator",
+        "luthier.clicks.sessions": "Sessions",
+        "luthier.clicks.preprocessing": "DatasetFieldsNormalizer",
+        "luthier.clicks.splitters": (
+            "NoSplitter SeparatorSplitter DummySentenceSplitter TokenGroupTextSplitter"
+        ),
+        "luthier.clicks.augmentation": "ChangeCases Misspellings AugmentationsComposition",
+    }.items()
+    for name in names.split()
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'luthier.clicks' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__
