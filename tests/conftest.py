@@ -1,8 +1,9 @@
-"""What every test shares: one thread, no network, a home of its own."""
+"""What every test shares: one thread, no network, tiny models, a database of each kind."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,3 +39,46 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a real server, started for these tests; skipped where there are no binaries.
+
+    Its folder is not below pytest's: that is closed to all but its owner, and the server
+    must run as somebody who is not root.
+    """
+    from luthier.testing.postgresql import server, server_binaries
+
+    binaries = server_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL server is installed")
+    pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed")
+    with (
+        tempfile.TemporaryDirectory(prefix="luthier-postgresql-") as folder,
+        server(binaries, Path(folder)) as url,
+    ):
+        yield url
+
+
+@pytest.fixture
+def postgresql_url(postgresql: str) -> str:
+    """A new, empty database of the server."""
+    import psycopg
+
+    name = f"t{next(_databases)}"
+    with psycopg.connect(f"{postgresql}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{postgresql}/{name}"
+
+
+_databases = iter(range(10**6))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new, empty database: SQLite always, PostgreSQL where a server can be started."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/luthier.db"
+    found: str = request.getfixturevalue("postgresql_url")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable
@@ -52,6 +53,37 @@ def to_source(data: Any, home: Home, task: str = "embedding") -> Source:
         write(data, file)
         sha256 = home.store.put_blob(file)
     return Source(uri=f"blob:{sha256}", sha256=sha256)
+
+
+def unaliased(spec: JobSpec, home: Home) -> JobSpec:
+    """The spec with what ``alias:NAME`` stands for now: a name may move on before the run begins.
+
+    As the model it is the model that this artifact was tuned from, and the artifact. Raises
+    NotFound.
+    """
+    from luthier.runs.aliases import PREFIX
+
+    named, started = spec.model.name, spec.model.artifact
+    changes: dict[str, Any] = {}
+    if started is not None and started.startswith(PREFIX):
+        changes["model.artifact"] = home.find_artifact(started)
+    if named.startswith(PREFIX):
+        artifact_id = home.find_artifact(named)
+        if started is not None and changes.get("model.artifact", started) != artifact_id:
+            message = f"{named} and model_artifact are two artifacts"
+            raise SpecError([Problem("model", message, "leave model_artifact out")])
+        changes["model.artifact"] = artifact_id
+        changes["model.name"] = tuned_from(home.store.artifact(artifact_id))
+    return spec.changed(**changes) if changes else spec
+
+
+def tuned_from(folder: Path) -> str:
+    """The name of the model that an artifact was made of; its own folder where that says none."""
+    file = folder / "luthier" / "spec.json"
+    if not file.is_file():
+        return str(folder)
+    name = json.loads(file.read_text(encoding="utf-8"))["model"]["name"]
+    return str(name)
 
 
 def located(spec: JobSpec) -> JobSpec:

@@ -83,11 +83,11 @@ def fit(
     """Tune a model on data. Returns at once, with the run queued.
 
     Args:
-        model: a name of ``luthier.list_models()``, a hub id, or a folder.
+        model: a name of ``luthier.list_models()``, a hub id, a folder, or ``alias:production``.
         train_data: a CSV, JSONL, Parquet or Arrow file or URL, a ``datasets.Dataset``, a list
             of dicts, or a ``DocumentArray``. Pairs, triplets, scored pairs or labelled texts.
         eval_data: the same, to prove the result on; or give ``val_split``.
-        model_artifact: start from the artifact of an earlier run.
+        model_artifact: start from the artifact of an earlier run, by id or ``alias:production``.
         learning_rate: default 2e-5; 1e-3 with ``freeze=True``.
         batch_size: rows a step; None finds the largest that fits in memory.
         callbacks: from ``luthier.callback``.
@@ -119,7 +119,7 @@ def fit(
         words["eval_data"] = admission.to_source(eval_data, home, task)
     words["callbacks"] = [_callback(c, home) for c in words["callbacks"] or ()]
     if isinstance(model_artifact, str):
-        words["model_artifact"] = home.store.find(model_artifact)
+        words["model_artifact"] = home.find_artifact(model_artifact)
     with all_problems():
         spec = fit_spec(**words)
     run = submit(
@@ -162,7 +162,7 @@ def submit(
     """Check a spec, queue it, and see to it that a worker is there. Raises as ``fit``."""
     spec = spec if isinstance(spec, JobSpec) else parse_spec(spec)
     home = connection.current()
-    spec = admission.located(spec)
+    spec = admission.located(admission.unaliased(spec, home))
     admission.refuse(preflight(spec))
     spec = admission.named(spec, home)
     return home.submit(
@@ -180,6 +180,7 @@ def preflight(spec: JobSpec) -> list[Problem]:
     Raises DataError when its data is missing or the first rows are bad.
     """
     home = connection.current()
+    spec = admission.unaliased(spec, home)
     form = None
     for source in (spec.data.eval, spec.data.train):
         if source is not None:

@@ -16,6 +16,8 @@ from luthier.errors import DataError, ModelError, SpecError
 if TYPE_CHECKING:
     from luthier.runs.client import Run
 
+#: As luthier.runs.aliases says, which is not loaded before it is needed.
+PREFIX = "alias:"
 _ARTIFACT = re.compile(r"[0-9a-f]{4,64}\Z")
 
 
@@ -64,8 +66,8 @@ def get_model(
     """Open a tuned model.
 
     Args:
-        artifact: an artifact's id or the first four or more digits of it, a folder that
-            ``save_artifact`` wrote, or a finished Run.
+        artifact: an artifact's id or the first four or more digits of it, ``alias:NAME``, a
+            folder that ``save_artifact`` wrote, or a finished Run.
         batch_size: texts at a time.
         select_model: ``clip-text`` or ``clip-vision``; only CLIP models have two encoders.
         device: a torch device; None takes a GPU where there is one.
@@ -198,19 +200,20 @@ def _folder(artifact: Any) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return _verified(path)
-    if _ARTIFACT.match(name):
+    if _ARTIFACT.match(name) or name.startswith(PREFIX):
         return _stored(name)
     raise ModelError(
         "no such folder, and not the id of an artifact",
         where=name,
-        hint="run.artifact_id, the first four digits of it, or a folder that save_artifact wrote",
+        hint="run.artifact_id, its first four digits, alias:NAME, or what save_artifact wrote",
     )
 
 
 def _stored(artifact_id: str) -> Path:
     from luthier.runs.connection import current
 
-    return current().store.artifact(artifact_id)
+    home = current()
+    return home.store.artifact(home.find_artifact(artifact_id))
 
 
 def _verified(path: Path) -> Path:

@@ -11,7 +11,7 @@ import typer
 
 from luthier.cli.output import Home, Json, note, show
 from luthier.cli.texts import read_texts
-from luthier.errors import DataError, NotFound
+from luthier.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ def encode(
     model: Annotated[
         str,
         typer.Argument(
-            help="A run by name, an artifact, a folder, or a model of `luthier models`."
+            help="A run, an artifact, alias:NAME, a folder, or a model of `luthier models`."
         ),
     ],
     source: Annotated[
@@ -76,7 +76,7 @@ def encode(
 def open_encoder(
     name: str, home: str | None, batch_size: int, device: str | None, onnx: bool
 ) -> Any:
-    """A folder, a catalog name, a run, or an artifact, in this order. Raises NotFound."""
+    """A folder, a catalog name, an alias, a run, or an artifact, in this order. Raises NotFound."""
     from luthier import api, inference
     from luthier.models import catalog
 
@@ -87,11 +87,7 @@ def open_encoder(
         return inference.get_model(folder, is_onnx=onnx, **options)
     if name in catalog.list_models():
         return inference.build_model(name, **options)
-    try:
-        run = place.get_run(name)
-    except NotFound:
-        return inference.get_model(name, is_onnx=onnx, **options)
-    return inference.get_model(run, is_onnx=onnx, **options)
+    return inference.get_model(place.artifact_of(name), is_onnx=onnx, **options)
 
 
 Chunks = Iterator[tuple[list[str], "Vectors"]]

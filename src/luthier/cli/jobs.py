@@ -182,12 +182,12 @@ def _located(value: Any, place: Place) -> Any:
 
 
 def _artifact(value: Any, place: Place) -> str | None:
-    """The whole id of an artifact that was named by its first digits. Raises NotFound."""
+    """The whole id of an artifact named by its first digits or an alias. Raises NotFound."""
     if value is None:
         return None
     if not isinstance(value, str):
         raise SpecError([Problem("model_artifact", f"is the id of an artifact, not {value!r}")])
-    return place.store.find(value)
+    return place.find_artifact(value)
 
 
 def _callbacks(items: Any, place: Place) -> list[Any]:

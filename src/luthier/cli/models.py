@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from luthier.cli import aliases
 from luthier.cli.output import Json, print_facts, print_table, show
 from luthier.registry import Card, cards, find
 
 app = typer.Typer(rich_markup_mode=None)
+aliases.add_verbs(app)
 
 Task = Annotated[
     str | None, typer.Option("--task", help="Only models for this task, such as text-to-text.")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from luthier.errors import IllegalTransition, StoreError
+from luthier.errors import IllegalTransition, NotFound, StoreError
+from luthier.runs.aliases import PREFIX, Aliases
 from luthier.runs.client import Experiment, Run
 from luthier.runs.ledger import Ledger
 from luthier.runs.records import RunRecord
@@ -51,6 +52,7 @@ class Home:
         self.cache = self.path / "cache"
         self.log = self.path / "worker.log"
         self.ledger = Ledger(self.url)
+        self.aliases = Aliases(self.ledger.database, self.store)
 
     # Folders
 
@@ -65,6 +67,30 @@ class Home:
         so that whoever still writes in the old one disturbs nobody."""
         folder = self.path / "runs" / run.id
         return folder / f"retry-{run.generation}" if run.generation else folder
+
+    def find_artifact(self, name: str) -> str:
+        """The whole id of an artifact: of its first four or more digits, or of ``alias:NAME``.
+        Raises NotFound."""
+        if name.startswith(PREFIX):
+            return self.aliases.find(name).artifact_id
+        return self.store.find(name)
+
+    def artifact_of(self, name: str) -> str:
+        """As ``find_artifact``; and that of a run, by its name. Raises NotFound, and
+        IllegalTransition where the run has none."""
+        if not name.startswith(PREFIX):
+            try:
+                return self.get_run(name).artifact_id
+            except NotFound as error:
+                hint = error.hint
+            try:
+                return self.store.find(name)
+            except NotFound as error:
+                hint = hint or f"a run, an artifact, or {PREFIX}NAME"
+                raise NotFound(
+                    f"'{name:.80}' is neither a run nor an artifact", hint=hint
+                ) from error
+        return self.find_artifact(name)
 
     # Experiments
 

@@ -16,7 +16,7 @@ from luthier.runs.journal import Journal, add_event, told
 from luthier.runs.leases import Leases
 from luthier.runs.names import new_name
 from luthier.runs.records import ExperimentRecord, RunRecord, run_record
-from luthier.runs.tables import experiments, now, runs
+from luthier.runs.tables import aliases, experiments, now, runs
 from luthier.runs.trials import WITH_SEARCH, Trials, refuse_trial
 from luthier.runs.workers import Workers
 from luthier.spec import JobSpec
@@ -222,10 +222,14 @@ class Ledger(Leases, Journal, Workers, Trials):
             return [run_record(row) for row in connection.execute(_page(query, page, size))]
 
     def artifact_users(self, artifact_id: str) -> int:
-        """How many runs have that artifact as their result."""
-        query = sa.select(sa.func.count()).where(runs.c.artifact_id == artifact_id)
+        """How many runs have that artifact as their result, and how many aliases stand for it."""
         with self.database.read() as connection:
-            return int(connection.execute(query).scalar_one())
+            return sum(
+                connection.execute(
+                    sa.select(sa.func.count()).where(table.c.artifact_id == artifact_id)
+                ).scalar_one()
+                for table in (runs, aliases)
+            )
 
     # What users do to a run
 

@@ -9,7 +9,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 #: The newest migration; see migrations/versions. A test holds the two together.
-HEAD = "0002"
+HEAD = "0003"
 
 STATUSES = ("CREATED", "STARTED", "FINISHED", "FAILED", "CANCELLED")
 TERMINAL = ("FINISHED", "FAILED", "CANCELLED")
@@ -114,6 +114,31 @@ workers = sa.Table(
     sa.Column("devices", sa.Text, nullable=False),  # JSON list
     sa.Column("registered_at", sa.Double, nullable=False),
     sa.Column("expires_at", sa.Double, nullable=False),
+)
+
+#: Names for artifacts. A row stays when its name is taken away: its revision never goes back.
+aliases = sa.Table(
+    "aliases",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("revision", sa.Integer, nullable=False),  # the newest of its changes
+    sa.Column("artifact_id", sa.String(64)),
+)
+
+alias_changes = sa.Table(
+    "alias_changes",
+    metadata,
+    sa.Column("name", sa.ForeignKey("aliases.name"), primary_key=True),
+    sa.Column("revision", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("artifact_id", sa.String(64)),  # none: the name was taken away
+    sa.Column("before", sa.Integer),  # the revision that a rollback goes to
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("by", sa.String(200), nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.CheckConstraint(
+        "action IN ('set', 'promote', 'rollback', 'follow', 'remove')", name="alias_action"
+    ),
 )
 
 
