@@ -22,6 +22,7 @@ from importlib.resources import files
 from typing import Any
 
 from luthier.objectives.papers import LOSSES, MINERS
+from luthier.objectives.ranking_cards import RANKING_CARDS
 from luthier.registry import Card, Option
 
 #: What ``scripts/generate_pml_cards.py`` measured.
@@ -232,6 +233,7 @@ _OWN = (
         "Cross-Architecture Knowledge Distillation, 2020, arXiv:2010.02666, section 3.2",
         facts={"works_on": "rows", "min_rows": 1} | _SIMILARITY,
     ),
+    *RANKING_CARDS,
     Card(
         kind="loss",
         name="MatryoshkaLoss",
@@ -243,7 +245,7 @@ _OWN = (
             Option("matryoshka_dims", None, "widths; None: the model's, halved down to 32"),
             Option("matryoshka_weights", None, "one a width; None: 1 each"),
         ),
-        forms=("labelled", "pairs", "triplets", "scored", "margin"),
+        forms=("labelled", "pairs", "triplets", "scored", "margin", "rankings"),
         paper="Kusupati et al., Matryoshka Representation Learning, NeurIPS 2022, arXiv:2205.13147",
         facts={
             "wraps": True,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.errors import DataError
+from luthier.objectives.lists import Lists
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,14 @@ class Embedded:
 
     columns: one [n, d] tensor a text role, in the order of the roles (anchor, positive,
     negative_1, …; for labelled data the text alone). labels: [n] int64 class numbers, for
-    labelled data. targets: [n] float, the score of scored pairs or the teacher's margin.
+    labelled data. targets: [n] float, the score of scored pairs or the teacher's margin. lists:
+    of rankings, whose columns are the queries [n, d] and the items [u, d] of all queries.
     """
 
     columns: tuple[Tensor, ...]
     labels: Tensor | None = None
     targets: Tensor | None = None
+    lists: Lists | None = None
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -29,7 +32,7 @@ class Embedded:
     def cut(self, dim: int) -> Embedded:
         """The first ``dim`` components of each embedding, normalized again."""
         columns = tuple(nn.functional.normalize(c[:, :dim], dim=-1) for c in self.columns)
-        return Embedded(columns, self.labels, self.targets)
+        return Embedded(columns, self.labels, self.targets, self.lists)
 
     def in_full_precision(self) -> Embedded:
         """Half-precision columns and targets as float32."""
@@ -38,7 +41,8 @@ class Embedded:
         targets = self.targets
         if targets is not None and targets.dtype != columns[0].dtype:
             targets = targets.to(columns[0].dtype)
-        return Embedded(columns, self.labels, targets)
+        lists = None if self.lists is None else self.lists.like(columns[0])
+        return Embedded(columns, self.labels, targets, lists)
 
 
 class Objective(nn.Module):

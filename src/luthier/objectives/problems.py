@@ -20,6 +20,7 @@ _USUAL = {
     "triplets": ("MultipleNegativesRankingLoss", "TripletMarginLoss"),
     "scored": ("CoSENTLoss", "CosineSimilarityLoss", "AnglELoss"),
     "margin": ("MarginMSELoss",),
+    "rankings": ("ListwiseSoftmaxLoss", "CosineProbMarginRankingLoss"),
 }
 
 

@@ -13,7 +13,7 @@ from luthier import registry
 from luthier.objectives.papers import REFUSED
 from luthier.registry import Card
 
-FORMS = ("labelled", "pairs", "triplets", "scored", "margin")
+FORMS = ("labelled", "pairs", "triplets", "scored", "margin", "rankings")
 _BEGIN, _END = "<!-- begin: {} -->", "<!-- end: {} -->"
 
 
