@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.cli.clicks_tune import read_columns, tune
 from luthier.cli.output import Json, note, print_facts, print_table, show, when
 from luthier.errors import DataError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from luthier.clicks.simulate import Collection
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Logs of searches.")
+app.command("tune")(tune)
 
 Log = Annotated[
     Path,
@@ -56,8 +58,9 @@ def import_(
 
     _check_out(out, ".arrow")
     done = import_log(
-        log, out, format=format, events=events, columns=_columns(column), gap_s=gap, strict=strict
-    )
+        log, out, format=format, events=events, columns=read_columns(column), gap_s=gap,
+        strict=strict,
+    )  # fmt: skip
     found, dropped = done.sessions, {}
     if clean:
         result = cleaned(found)
@@ -174,16 +177,6 @@ def _check_out(out: Path, *suffixes: str) -> None:
         raise DataError(f"sessions are written as {' or '.join(suffixes)}", file=str(out))
     if not out.absolute().parent.is_dir():
         raise DataError("there is no such folder", file=str(out.parent))
-
-
-def _columns(words: list[str] | None) -> dict[str, str] | None:
-    found = {}
-    for word in words or []:
-        role, equals, name = word.partition("=")
-        if not equals:
-            raise DataError(f"--column {word} says no name", hint="--column query=Suche")
-        found[role] = name
-    return found or None
 
 
 def _read(log: Path, format: str | None) -> Sessions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -81,19 +80,6 @@ class FineTuningParams(Strict):
             raise ValueError("min_abs_difference_threshold is below max_abs_difference_threshold")
         return self
 
-
-#: What ``tune`` trains with where nothing is said: the upper half of a small encoder trains at
-#: one rate for both sides, as is usual for encoders that were pretrained for search.
-DEFAULTS: Mapping[str, Any] = {
-    "num_fixed_layers": 0,
-    "query_lr": 2e-5,
-    "items_lr": 2e-5,
-    "query_weight_decay": 0.0,
-    "items_weight_decay": 0.0,
-    "margin": None,
-    "not_irrelevant_only": True,
-    "negative_downsampling": 1.0,
-}
 
 #: Parameters that change the data rather than the training.
 OF_DATA = ("not_irrelevant_only", "negative_downsampling")

@@ -32,6 +32,7 @@ def clicks_spec(
     device: str = "auto",
     precision: str = "fp32",
     limit: int = 10,
+    weighting: str | None = None,
     search: Mapping[str, Any] | None = None,
     initial: Sequence[Mapping[str, Any]] = (),
 ) -> JobSpec:
@@ -39,6 +40,7 @@ def clicks_spec(
 
     params: one set, or a name → choices, a range (``hp.*``, ``loguniform``, …) or a value: then it
     is a search, by TPE unless ``search`` (settings of ``SearchSpec`` by name) says another.
+    weighting: of losses by pairs, "positive" where weights are inverse propensities of clicks.
     initial: sets of parameters that are tried first, those of earlier searches; what of them this
     space has not makes such a set be left out. Raises SpecError with every problem.
     """
@@ -48,7 +50,10 @@ def clicks_spec(
         first = params
     else:
         space, first = read_params(params, settings, data, problems)
-    base = _one(model, first, settings, data, problems, artifact, seed, device, precision, limit)
+    base = _one(model, artifact, first, settings, data, problems)
+    base["objective"] = _objective(first, settings, weighting, problems)
+    base["callbacks"] = _callbacks(settings, data, limit, problems)
+    base["training"] |= {"seed": seed, "device": device, "precision": precision}
     if space:
         found = {"algorithm": "tpe", "sampling_seed": seed, **dict(search or {})}
         points = [p for p in (point_of(each, space, params, data) for each in initial) if p]
@@ -71,15 +76,11 @@ def clicks_spec(
 
 def _one(
     model: str,
+    artifact: str | None,
     params: FineTuningParams,
     settings: FineTuningSettings,
     data: ClickData,
     problems: list[Problem],
-    artifact: str | None,
-    seed: int,
-    device: str,
-    precision: str,
-    limit: int,
 ) -> dict[str, Any]:
     part = data.parts.get((params.not_irrelevant_only, params.negative_downsampling))
     if part is None:
@@ -96,9 +97,6 @@ def _one(
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "eval_steps": settings.eval_steps(part.rows),
-        "seed": seed,
-        "device": device,
-        "precision": precision,
         **_schedule(settings),
     }
     return {
@@ -109,9 +107,7 @@ def _one(
             "towers": settings.towers,
         },
         "data": {"train": part.train, "eval": data.eval},
-        "objective": _objective(params, settings, problems),
         "training": training,
-        "callbacks": _callbacks(settings, data, limit, problems),
     }
 
 
@@ -129,7 +125,10 @@ def _schedule(settings: FineTuningSettings) -> dict[str, Any]:
 
 
 def _objective(
-    params: FineTuningParams, settings: FineTuningSettings, problems: list[Problem]
+    params: FineTuningParams,
+    settings: FineTuningSettings,
+    weighting: str | None,
+    problems: list[Problem],
 ) -> dict[str, Any]:
     """The loss with what the parameters say of it; a word that the loss lacks is a problem."""
     loss = settings.loss_func
@@ -140,6 +139,8 @@ def _objective(
         card = None
     takes = {option.name for option in card.options} if card else set()
     options = dict(loss.options)
+    if weighting is not None and "weighting" in takes:
+        options.setdefault("weighting", weighting)
     if params.margin is not None:
         options["margin"] = params.margin
     if "similarity" in takes:

@@ -81,10 +81,13 @@ def read_params(
         space[path] = node
     variants = data_variants(given)
     if len(variants) > 1:
-        cases = [_case(data.parts[v], settings) for v in variants if v in data.parts]
-        if len(cases) < len(variants):
+        found = [data.parts[v] for v in variants if v in data.parts]
+        if len(found) < len(variants):
             problems.append(Problem("negative_downsampling", "there are no data of a variant"))
-        space[DATA] = {"type": "branches", "cases": cases}
+        parts = {part.train.uri: part for part in found}  # variants of some logs are the same
+        if len(parts) > 1:
+            cases = [_case(part, settings) for part in parts.values()]
+            space[DATA] = {"type": "branches", "cases": cases}
     return space, first
 
 
@@ -165,12 +168,14 @@ def point_of(
         value = numbers_of(params[name]) if name == "examples_order" else params[name]
         values, node = _values(space[path]), space[path]
         if values is None:
-            inside = isinstance(value, int | float) and node["lower"] <= value <= node["upper"]
-        else:
-            inside = any(type(v) is type(value) and v == value for v in values)
-        if not inside:
+            if not isinstance(value, int | float) or not node["lower"] <= value <= node["upper"]:
+                return None
+            point[path] = value
+            continue
+        same = [v for v in values if v == value and isinstance(v, bool) == isinstance(value, bool)]
+        if not same:
             return None
-        point[path] = value
+        point[path] = same[0]  # 0 is 0.0 to people, and not to the space
     if DATA in space and all(name in params for name in OF_DATA):
         variant = (params["not_irrelevant_only"], float(params["negative_downsampling"]))
         if variant not in data_variants(given):
