@@ -137,6 +137,39 @@ def test_a_head_trains_from_pooled_vectors(make_spec, new_place, families, watch
         np.testing.assert_allclose(losses(stored.folder), losses(whole.folder), atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_evaluation_reads_vectors_too(make_spec, new_place, families, family, watched) -> None:
+    """Before, after each epoch, and of the best at the end; losses on held-out rows too."""
+    changes = {"freeze": True, "output_dim": 8, "val_split": 0.25}
+    spec = make_spec(**{"model.name": str(families[family])}, **changes)
+    best = {"kind": "best_model", "monitor": "val_loss"}
+    spec = spec.changed(callbacks=[best])
+    stored = run(spec, new_place("stored"), watched.tell)
+    once = watched.computed
+    assert len(measured(stored.folder)) == 4
+    assert "val_loss" in measured(stored.folder)[0]
+    assert watched.calls.keys() == {"prefix"}
+    run(spec.changed(num_train_epochs=4), new_place("longer"), watched.tell)
+    assert watched.computed - once < once  # only looks whether they are still right
+    for file in files(new_place("whole")):
+        file.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefix, "WORTH_VISITS", 99)
+        whole = run(spec, new_place("whole"), watched.tell)
+    assert "prefix" not in watched.calls
+    for found, expected in zip(measured(stored.folder), measured(whole.folder), strict=True):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name] == pytest.approx(value, abs=1e-5), name
+
+
+def measured(folder: Path) -> list[dict[str, float]]:
+    """Every evaluation of a run, and those before and after it."""
+    metrics = json.loads((folder / "luthier" / "metrics.json").read_text())
+    history = json.loads((folder / "luthier" / "history.json").read_text())
+    return [*history["evaluations"], metrics["before"], metrics["after"]]
+
+
 def test_a_second_run_only_reads(make_spec, new_place, families, watched) -> None:
     spec = make_spec(**{"model.name": str(families["bert"])}, num_fixed_layers=2)
     first = run(spec, new_place("first"), watched.tell)

@@ -11,9 +11,12 @@ import numpy as np
 
 from luthier.batches import make_plan
 from luthier.data import facts
+from luthier.data.rankings import Rankings
+from luthier.engine.above import Above
 from luthier.engine.control import Control, Listener, obeying
 from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.precision import encoding_in, encoding_precision
+from luthier.engine.ranking_learner import RankingLearner
 from luthier.engine.read import Data
 from luthier.engine.setup import Setup, train_form
 from luthier.errors import Problem, SpecError
@@ -42,6 +45,7 @@ class RetrievalJudge:
                 exclude_self=self.callback.exclude_self if self.callback else True,
             )
         self._held_out = self._held_out_learner(data)
+        self._above = Above(setup, tell, self._obey)
 
     def evaluate(self, model: Any) -> Evaluation | None:
         """Retrieval (or correlation) of a model on the evaluation set, if there is one."""
@@ -57,6 +61,8 @@ class RetrievalJudge:
             batch = self.callback.batch_size
 
         def encode(texts: Sequence[str]) -> np.ndarray:
+            if (known := self._above.encode(model, texts)) is not None:
+                return known
             word = encoding_precision(model, texts, place, plain, self.tell)
             with encoding_in(model, word):
                 vectors: np.ndarray = model.encode(
@@ -124,7 +130,8 @@ class RetrievalJudge:
             return None
         dataset = train_form(data.held_out, spec)
         learner = self.setup.learner
-        return EmbeddingLearner(learner.model, learner.objective, dataset, learner.device)
+        make = RankingLearner if isinstance(dataset, Rankings) else EmbeddingLearner
+        return make(learner.model, learner.objective, dataset, learner.device)
 
     def _refuse_val_loss(self, reason: str) -> None:
         for callback in self.setup.spec.callbacks:
@@ -149,7 +156,8 @@ class RetrievalJudge:
         total, rows = 0.0, 0
         for step in range(plan.steps_per_epoch):
             self._obey()
-            batch = learner.fetch(plan.rows(0, step))
-            total += learner.loss(batch) * len(batch)
+            with self._above.held_out(learner):
+                batch = learner.fetch(plan.rows(0, step))
+                total += learner.loss(batch) * len(batch)
             rows += len(batch)
         return total / rows

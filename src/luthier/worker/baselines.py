@@ -1,8 +1,9 @@
-"""The baseline of a search's trials, measured once: they start from the same model.
+"""What a search's trials have in common, measured once: they start from the same model.
 
-What a model does before training depends on the model, the data and how it is run, and not on the
-learning rate. The engine keeps its measurement beside the run (``before.json``) and measures
-nothing where it finds one; a trial is handed that of an earlier one that started from the same.
+What a model does before training, and how texts go through it fastest and right, depend on the
+model, the data and how it is run, and not on the learning rate. The engine keeps both beside the
+run (``before.json``, ``resolved.json``) and measures nothing where it finds them; a trial is
+handed those of an earlier one that started from the same.
 """
 
 from __future__ import annotations
@@ -17,28 +18,38 @@ from luthier.spec import EvaluationCallback
 from luthier.store.atomic import write_bytes
 
 BEFORE = "before.json"
+RESOLVED = "resolved.json"
+#: Decisions that other trials would take alike.
+_SHARED = ("execution",)
 #: Fields of training that the untrained model's measurement can depend on.
 _OF_TRAINING = ("seed", "device", "precision", "execution", "per_device_eval_batch_size")
 
 
 def recall_baseline(home: Home, run: RunRecord) -> None:
-    """Put an earlier trial's baseline into a trial's folder, where there is one."""
-    file, target = _file(home, run), home.run_folder(run) / BEFORE
-    if file is None:
+    """Put what an earlier trial has measured into a trial's folder, where there is something."""
+    known, folder = _known(home, run), home.run_folder(run)
+    if known is None or not known.is_dir():
         return
-    if file.is_file() and not target.exists():
-        write_bytes(target, file.read_bytes())
+    for name in (BEFORE, RESOLVED):
+        if (known / name).is_file() and not (folder / name).exists():
+            write_bytes(folder / name, (known / name).read_bytes())
 
 
 def keep_baseline(home: Home, run: RunRecord) -> None:
     """Keep what a trial has measured for the others."""
-    file, found = _file(home, run), home.run_folder(run) / BEFORE
-    if file is not None and found.is_file() and not file.exists():
-        write_bytes(file, found.read_bytes())
+    known, folder = _known(home, run), home.run_folder(run)
+    if known is None:
+        return
+    if (folder / BEFORE).is_file() and not (known / BEFORE).exists():
+        write_bytes(known / BEFORE, (folder / BEFORE).read_bytes())
+    if (folder / RESOLVED).is_file() and not (known / RESOLVED).exists():
+        decided = json.loads((folder / RESOLVED).read_bytes())
+        shared = {name: decided[name] for name in _SHARED if name in decided}
+        write_bytes(known / RESOLVED, json.dumps(shared).encode())
 
 
-def _file(home: Home, run: RunRecord) -> Path | None:
-    """Named by all that decides its content, among those of one search; None for no trial."""
+def _known(home: Home, run: RunRecord) -> Path | None:
+    """The folder named by all that decides its content, of one search; None for no trial."""
     if run.parent_id is None:
         return None
     data = run.spec.model_dump(mode="json")
@@ -49,4 +60,4 @@ def _file(home: Home, run: RunRecord) -> Path | None:
         c.model_dump(mode="json") for c in run.spec.callbacks if isinstance(c, EvaluationCallback)
     ]
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-    return home.cache / "baselines" / run.parent_id / f"{digest}.json"
+    return home.cache / "baselines" / run.parent_id / digest

@@ -69,6 +69,7 @@ class Supervisor:
         self._devices = orders.devices or guessed_devices()
         self._children: dict[int, subprocess.Popen[bytes] | None] = {}
         self._searches: set[int] = set()  # of the children, those that lead a search
+        self._saving_warm = False
         self._worker_id = ""
         self._refreshed_at = self._reaped_at = 0.0
         self._busy_at = time.monotonic()
@@ -99,6 +100,17 @@ class Supervisor:
         self.home.ledger.refresh_worker(self._worker_id, self._devices)
         gc.collect()
         gc.freeze()  # the collector would touch, and so copy, every inherited page
+
+    def _warm_up_saving(self) -> None:
+        """Import what the first saving of a model imports, DeepSpeed where it is installed: two
+        seconds that each trial of a search would take anew."""
+        if not self.orders.lean and not self._saving_warm:
+            import torch
+            from accelerate.utils.other import extract_model_from_parallel
+
+            extract_model_from_parallel(torch.nn.Identity())
+            gc.freeze()
+        self._saving_warm = True
 
     def _tick(self) -> bool:
         """One look around; whether it is time to leave."""
@@ -155,6 +167,7 @@ class Supervisor:
         if ledger.waiting(self._devices, "training") and trainings < self._room():
             self._start_child("training")
         if ledger.waiting(self._devices, "search") and len(self._searches) < _MOST_SEARCHES:
+            self._warm_up_saving()
             self._searches.add(self._start_child("search"))
 
     def _room(self) -> int:
