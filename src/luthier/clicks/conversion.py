@@ -89,7 +89,7 @@ class Inputs:
         owner, kept = self.sessions.owner, self.kept
         positive = np.flatnonzero(kept & (self.relevance > 0))
         negative = np.flatnonzero(kept & (self.relevance == 0))
-        at = _partners(self, owner[positive])
+        at = partners(self, owner[positive])
         with_whom = np.where(self.irrelevant, at, np.arange(len(at)))[owner[negative]]
         negative, with_whom = negative[with_whom >= 0], with_whom[with_whom >= 0]
         order = np.argsort(with_whom, kind="stable")
@@ -103,14 +103,13 @@ class Inputs:
         return Pairs(left, right, confidence, self.irrelevant[owner[right]])
 
 
-def _partners(inputs: Inputs, clicked: Ints) -> Ints:
+def partners(inputs: Inputs, clicked: Ints) -> Ints:
     """For each irrelevant session one with clicks: of the same query where there is one, else
     any, drawn by the seed; -1 where no session has clicks."""
     sessions = inputs.sessions
     having = np.unique(clicked)
-    partners = np.full(len(sessions), -1)
     if not len(having):
-        return partners
+        return np.full(len(sessions), -1)
     order = having[np.argsort(sessions.query_codes[having], kind="stable")]
     codes = sessions.query_codes[order]
     first = np.searchsorted(codes, sessions.query_codes)

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from luthier.data.blocks import MAX_CELL_BYTES, Block
 from luthier.data.columns import Roles
+from luthier.data.list_checks import lists, same_lengths
 from luthier.data.problems import Problems
 
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
@@ -32,7 +33,10 @@ def check(block: Block, roles: Roles, problems: Problems) -> pa.RecordBatch | No
     bad = False
     for role, index in roles.columns.items():
         column = block.columns[index]
-        if role in ("score", "margin"):
+        array: Any
+        if roles.form == "rankings" and role != "query":
+            array, faults = lists(column, role)
+        elif role in ("score", "margin"):
             array, faults = _numbers(column, role)
         else:
             array, faults = _strings(column, role)
@@ -43,6 +47,15 @@ def check(block: Block, roles: Roles, problems: Problems) -> pa.RecordBatch | No
             lines = lines or block.lines()
             problems.add(message, row=lines[row], column=_named(role, roles), hint=hint)
         columns.append(array)
+    if not bad and roles.form == "rankings":
+        found = dict(zip(roles.columns, columns, strict=True))
+        del found["query"]
+        for role, (row, message, hint) in same_lengths(found):
+            bad = True
+            if problems.full:
+                break
+            lines = lines or block.lines()
+            problems.add(message, row=lines[row], column=_named(role, roles), hint=hint)
     if bad:
         return None
     return pa.record_batch(columns, names=list(roles.columns))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from luthier.data.blocks import Block
+from luthier.data.list_columns import are_rankings, list_role
 from luthier.errors import DataError, nearest
 from luthier.spec import CSVOptions, Form
 
@@ -32,7 +33,7 @@ _NEGATIVE = re.compile(r"(?:hard_)?neg(?:ative)?s?_?(\d*)")
 _ID = re.compile(r"|_?id|idx|index|guid|uuid|row|unnamed:_0|__index_level_0__|\w+_id")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
-VALUE_ROLES = ("label", "score", "margin")
+VALUE_ROLES = ("label", "score", "margin", "relevance", "weight", "irrelevant")
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,14 @@ def resolve(names: Sequence[str] | None, sample: Block, options: CSVOptions, fil
     width = len(sample.columns)
     if names is not None and list(names) == [str(i) for i in range(width)]:
         names = None  # tuples and data frames without names number their columns
+    if options.columns and are_rankings(list(options.columns)):
+        return _rankings_by_choice(options.columns, names, width, file)
     if options.columns:
         return _by_choice(options.columns, names, width, file)
     if names is None:
         return _by_position(sample, options.is_labeled, file)
+    if are_rankings(names) and not options.is_labeled:
+        return _rankings(list(names), file)
     mapping = _by_name(list(names), file)
     if mapping is None and options.is_labeled and width == 2:
         return _made("labelled", {"text": 0, "label": 1}, names)
@@ -124,6 +129,48 @@ def _by_name(names: list[str], file: str) -> Roles | None:
         found[part] = index
     form = _form_of(found)
     return _made(form, _roles(form, found), names) if form else None
+
+
+def _rankings(names: list[str], file: str) -> Roles:
+    """The query and the lists of searches; a column that is none of them is refused."""
+    found: dict[str, int] = {}
+    for index, name in enumerate(names):
+        role = list_role(name) or ("query" if part_of(name) == "first" else None)
+        if role is None and _ID.fullmatch(re.sub(r"\s+", "_", name.strip().lower())):
+            continue
+        if role is None or role in found:
+            wrong = "matches no role" if role is None else f"is a second '{role}'"
+            raise DataError(
+                f"the column '{name}' {wrong} of rankings", file=file, hint=_RANKINGS_HINT
+            )
+        found[role] = index
+    return _ordered(found, names, file)
+
+
+def _rankings_by_choice(
+    chosen: Mapping[str, str | int], names: Sequence[str] | None, width: int, file: str
+) -> Roles:
+    found: dict[str, int] = {}
+    for role, column in chosen.items():
+        known = list_role(role) or ("query" if part_of(role) == "first" else None)
+        if known is None or known in found:
+            why = "no role of rankings is called" if known is None else "given twice:"
+            message = f"csv_options.columns: {why} {role!r}"
+            raise DataError(message, file=file, hint=f"roles: query, {', '.join(_LISTS)}")
+        found[known] = _place(role, column, names, width, file)
+    if len(set(found.values())) < len(found):
+        raise DataError("csv_options.columns: two roles share a column", file=file)
+    return _ordered(found, names, file)
+
+
+_LISTS = ("items", "relevance", "weight", "score", "irrelevant")
+
+
+def _ordered(found: dict[str, int], names: Sequence[str] | None, file: str) -> Roles:
+    if "query" not in found:
+        raise DataError("rankings need a column with the query", file=file, hint=_RANKINGS_HINT)
+    roles = {role: found[role] for role in ("query", *_LISTS) if role in found}
+    return _made("rankings", roles, names)
 
 
 def _form_of(found: Mapping[str, int]) -> Form | None:
@@ -210,7 +257,12 @@ def _place(role: str, column: str | int, names: Sequence[str] | None, width: int
 
 FORMS_HINT = (
     "forms: text, label · anchor, positive · anchor, positive, negative_1, … · "
-    "sentence1, sentence2, score · anchor, positive, negative_1, margin"
+    "sentence1, sentence2, score · anchor, positive, negative_1, margin · "
+    "query, items, relevance (lists)"
+)
+_RANKINGS_HINT = (
+    "csv_options columns={'query': …, 'items': …, 'relevance': …} says which to use "
+    "(the others are left out)"
 )
 
 

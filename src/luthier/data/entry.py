@@ -1,8 +1,9 @@
 """One dataset in the cache: a folder of Arrow files, and what is known about them.
 
 data.arrow      the columns by role; labels as the words of the file
-codes.arrow     labelled data: the class code of each row, int64
+codes.arrow     labelled data: the class code of each row, int64; rankings: texts by number
 classes.arrow   labelled data: the word of each code
+texts.arrow     rankings: the different texts
 meta.json       form, id, mapping, notes, and the sha256 of each file
 """
 
@@ -23,6 +24,8 @@ from luthier.data.dataset import Dataset
 
 #: Rows a record batch holds at most, so that reading one row touches little memory.
 _BATCH_ROWS = 65_536
+#: The same of rows that hold lists of texts.
+_LISTS_ROWS = 8192
 
 
 class Writer:
@@ -35,8 +38,8 @@ class Writer:
         self.rows = 0
         self._folder, self._roles, self._notes = folder, roles, notes
         self._hashes = {role: ColumnHash() for role in roles.columns}
-        types = {"score": pa.float64(), "margin": pa.float64()}
-        fields = [(role, types.get(role, pa.string())) for role in roles.columns]
+        fields = [(role, _type(role, roles.form)) for role in roles.columns]
+        self._together = _LISTS_ROWS if roles.form == "rankings" else _BATCH_ROWS
         self._sink = pa.OSFile(str(folder / "data.arrow"), "wb")
         self._writer = pa.ipc.new_file(self._sink, pa.schema(fields))
 
@@ -54,8 +57,8 @@ class Writer:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append rows."""
-        for start in range(0, len(batch), _BATCH_ROWS):
-            part = batch.slice(start, _BATCH_ROWS)
+        for start in range(0, len(batch), self._together):
+            part = batch.slice(start, self._together)
             self._writer.write_batch(part)
             for role, column in zip(batch.schema.names, part.columns, strict=True):
                 self._hashes[role].add(column)
@@ -64,6 +67,8 @@ class Writer:
     def _finish(self) -> None:
         if self._roles.form == "labelled":
             _encode_labels(self._folder)
+        if self._roles.form == "rankings":
+            _encode_texts(self._folder)
         content = {role: hash_.hexdigest() for role, hash_ in self._hashes.items()}
         facts = json.dumps([self._roles.form, self.rows, content])
         meta = {
@@ -83,6 +88,10 @@ class ColumnHash:
         self._data, self._lengths = hashlib.sha256(), hashlib.sha256()
 
     def add(self, column: pa.Array) -> None:
+        if pa.types.is_list(column.type):
+            sizes = pc.list_value_length(column).to_numpy()
+            self._lengths.update(sizes.astype("<i4").tobytes())
+            column = column.flatten()
         if pa.types.is_floating(column.type):
             self._data.update(column.to_numpy().astype("<f8").tobytes())
             return
@@ -118,6 +127,23 @@ def _encode_labels(folder: Path) -> None:
             writer.write_batch(batch)
 
 
+def _type(role: str, form: str) -> pa.DataType:
+    if form == "rankings" and role != "query":
+        return pa.list_(pa.string() if role == "items" else pa.float64())
+    return pa.float64() if role in ("score", "margin") else pa.string()
+
+
+def _encode_texts(folder: Path) -> None:
+    from luthier.data.rankings import encode
+
+    for name, table in zip(("texts", "codes"), encode(_mapped(folder / "data.arrow")), strict=True):
+        with (
+            pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
+            writer.write_table(table)
+
+
 def read_entry(entry: Path) -> Dataset | None:
     """The dataset of a cache entry; None when it is not there or not as it was written."""
     try:
@@ -129,6 +155,14 @@ def read_entry(entry: Path) -> Dataset | None:
         return None
     table = _mapped(entry / "data.arrow")
     classes = None
+    if meta["form"] == "rankings":
+        from luthier.data.rankings import Rankings
+
+        return Rankings(
+            table, meta["id"], {role: meta["mapping"][role] for role in table.column_names},
+            texts=_mapped(entry / "texts.arrow"), codes=_mapped(entry / "codes.arrow"),
+            notes=tuple(meta["notes"]),
+        )  # fmt: skip
     if meta["form"] == "labelled":
         place = table.column_names.index("label")
         codes = _mapped(entry / "codes.arrow").column("label")

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from luthier.data.columns import VALUE_ROLES
 from luthier.data.dataset import Dataset
 from luthier.data.keys import Keys, count_distinct, distinct, text_keys
+from luthier.data.rankings import Rankings
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -22,6 +23,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     that is its own positive); classes (labelled data); values (scores or margins);
     characters: the lengths of each role's texts.
     """
+    if isinstance(dataset, Rankings):
+        return _searches(dataset)
     keys = {role: text_keys(dataset, role) for role in dataset.roles}
     return {
         "rows": len(dataset),
@@ -40,12 +43,59 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 def overlap(train: Dataset, held_out: Dataset) -> int:
     """How many distinct texts of the evaluation data also occur in the training data."""
-    seen = distinct(np.concatenate([text_keys(train, role) for role in train.roles]))
-    asked = distinct(np.concatenate([text_keys(held_out, role) for role in held_out.roles]))
+    seen, asked = distinct(_all_keys(train)), distinct(_all_keys(held_out))
     if not len(seen):
         return 0
     places = np.searchsorted(seen, asked).clip(max=len(seen) - 1)
     return int((seen[places] == asked).sum())
+
+
+def _all_keys(dataset: Dataset) -> Keys:
+    """Of rankings those of the queries: the items are a catalogue's, on both sides."""
+    if isinstance(dataset, Rankings):
+        return text_keys(dataset.catalogue, "text")[np.unique(dataset.queries)]
+    return np.concatenate([text_keys(dataset, role) for role in dataset.roles])
+
+
+def _searches(dataset: Rankings) -> dict[str, Any]:
+    used, rows = dataset.used(), np.arange(len(dataset))
+    characters = lengths(dataset.catalogue, "text")
+    shown = dataset.shown(rows)
+    relevant = np.bincount(shown.rows[shown.relevance > 0], minlength=len(dataset))
+    return {
+        "rows": len(dataset),
+        "form": dataset.form,
+        "mapping": dict(dataset.mapping),
+        "notes": list(dataset.notes),
+        "id": dataset.id,
+        "distinct_texts": len(used),
+        "distinct_queries": len(np.unique(shown.queries)),
+        "duplicate_rows": 0,
+        "same_text_rows": 0,
+        "without_relevant": int((relevant == 0).sum()),
+        "items": _spread(dataset.sizes),
+        "relevant": _spread(relevant),
+        "classes": None,
+        "values": _spread(shown.relevance),
+        "characters": {
+            "query": _spread(characters[shown.queries]),
+            "items": _spread(characters[shown.items]),
+        },
+    }
+
+
+def row_lengths(dataset: Dataset) -> npt.NDArray[np.int64]:
+    """[n] int64: the characters of all texts of each row."""
+    if isinstance(dataset, Rankings):
+        characters = lengths(dataset.catalogue, "text")
+        shown = dataset.shown(np.arange(len(dataset)))
+        items = np.bincount(shown.rows, characters[shown.items], len(dataset))
+        found: npt.NDArray[np.int64] = characters[shown.queries] + items.astype(np.int64)
+        return found
+    total = np.zeros(len(dataset), dtype=np.int64)
+    for role in dataset.roles:
+        total += lengths(dataset, role)
+    return total
 
 
 def class_sizes(dataset: Dataset) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from luthier.data import documents
+from luthier.data.list_columns import are_rankings, list_role
 from luthier.errors import DataError
 
 _ROWS = 8192
@@ -95,6 +96,8 @@ def _check_column(name: str, column: pa.Array, start: int) -> None:
     kind = column.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type  # of rankings: what is in them is checked when they are read
     known = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_string(kind)
     if not (known or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise DataError(f"expected texts or numbers, found {kind}", row=start, column=name)
@@ -146,6 +149,9 @@ def _of_dicts(rows: Sequence[Any]) -> Iterator[pa.RecordBatch]:
     if not rows:
         return
     names = list(rows[0])
+    if are_rankings([str(name) for name in names]):
+        yield from _of_searches(rows, names)
+        return
     for number, row in enumerate(rows, 1):
         _check_row(row, names, number)
     schema = pa.schema([(str(name), _type_of(rows, name)) for name in names])
@@ -155,6 +161,51 @@ def _of_dicts(rows: Sequence[Any]) -> Iterator[pa.RecordBatch]:
             [_array([row[name] for row in part], schema.field(str(name)).type) for name in names],
             schema=schema,
         )
+
+
+def _of_searches(rows: Sequence[Any], names: list[Any]) -> Iterator[pa.RecordBatch]:
+    """Rankings: a text or a list a cell. What the lists hold is checked when they are read."""
+    columns: dict[str, list[Any]] = {str(name): [] for name in names}
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping) or set(row) != set(names):
+            what = "the fields of the first row" if isinstance(row, Mapping) else "a dict"
+            raise DataError(f"expected {what}", row=number)
+        for name in names:
+            columns[str(name)].append(_listed(row[name]))
+    kinds = {name: _list_kind(name, values) for name, values in columns.items()}
+    for name, values in columns.items():
+        _check_lists(name, values, kinds[name])
+    for start in range(0, len(rows), _ROWS):
+        end = start + _ROWS
+        yield pa.record_batch(
+            [pa.array(v[start:end], kinds[n]) for n, v in columns.items()],
+            schema=pa.schema(kinds.items()),
+        )
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, str) or not _listlike(value):
+        return _plain(value)
+    return [_plain(one) for one in value]
+
+
+def _list_kind(name: str, values: list[Any]) -> pa.DataType:
+    role = list_role(name)
+    if role is None:
+        return pa.string() if isinstance(values[0], str) else pa.float64()
+    return pa.list_(pa.string() if role == "items" else pa.float64())
+
+
+def _check_lists(name: str, values: list[Any], kind: pa.DataType) -> None:
+    what = {"list<item: string>": "a list of texts", "list<item: double>": "a list of numbers"}
+    for row, value in enumerate(values, 1):
+        try:
+            if pa.types.is_list(kind) and not isinstance(value, list):
+                raise pa.ArrowTypeError("one value")  # Arrow takes a text for a list of characters
+            pa.array([value], kind)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError):
+            message = f"expected {what.get(str(kind), 'a text')}, found {value!r:.60}"
+            raise DataError(message, row=row, column=name) from None
 
 
 def _check_row(row: Any, names: list[Any], number: int) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from luthier.data.components import Places, components, distinct_texts
 from luthier.data.dataset import Dataset
+from luthier.data.rankings import Rankings
 from luthier.errors import DataError
 
 
@@ -16,7 +17,8 @@ def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """(what to train on, what to evaluate on), each in the order of the file.
 
     Labelled data is split within its classes, in twos where a class allows it, so that an
-    evaluation item finds another one of its class; a text keeps to one side. Other rows are
+    evaluation item finds another one of its class; a text keeps to one side. Rankings are split
+    by query: their items, a catalogue's, are on both sides. Other rows are
     split by connected components of their texts. Deterministic in (content, share, seed).
     Raises DataError when no such split exists, as when one text connects all rows.
     """
@@ -24,7 +26,9 @@ def split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
         raise DataError(f"the share to evaluate on must lie between 0 and 1, not {share}")
     digest = hashlib.sha256(f"{dataset.id} {seed}".encode()).digest()
     random = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
-    if dataset.form == "labelled":
+    if isinstance(dataset, Rankings):
+        held_out = _by_query(dataset, share, random)
+    elif dataset.form == "labelled":
         held_out = _by_class(dataset, share, random)
     else:
         held_out = _by_component(dataset, share, random)
@@ -51,6 +55,24 @@ def _by_component(
     inside = np.zeros(len(sizes), dtype=bool)
     inside[chosen] = True
     return inside[component]
+
+
+def _by_query(
+    dataset: Rankings, share: float, random: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    _, query, sizes = np.unique(dataset.queries, return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        raise DataError(
+            f"cannot keep {share:.0%} of the searches for evaluation: all have the same query",
+            hint="give eval_data of its own instead of val_split",
+        )
+    chosen = _fill(sizes, max(1, round(len(dataset) * share)), random)
+    if len(chosen) == len(sizes):
+        chosen = chosen[:-1]
+    inside = np.zeros(len(sizes), dtype=bool)
+    inside[chosen] = True
+    held_out: npt.NDArray[np.bool_] = inside[query]
+    return held_out
 
 
 def _fill(sizes: Places, wanted: int, random: np.random.Generator) -> Places:
