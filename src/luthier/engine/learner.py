@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,8 @@ from luthier.objectives import Embedded
 if TYPE_CHECKING:
     from luthier.data import Dataset
     from luthier.objectives import Objective
+
+Rows = npt.NDArray[np.int64]
 
 #: The tokens of a role's texts, by the numbers of their rows.
 Texts = Callable[[str, np.ndarray], Tokens]
@@ -70,11 +73,15 @@ class EmbeddingLearner:
     2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup). In-batch
     negatives are never lost to accumulation.
 
-    ``texts`` gives the tokens of rows. At first it makes them when a batch is fetched.
+    ``texts`` gives the tokens of rows. At first it makes them when a batch is fetched. ``reads``
+    is what those rows are of: the data set, but for rankings, whose texts are a catalogue.
     """
+
+    texts_a_row = 1.0  #: texts of ``reads`` that a row has of each role
 
     def __init__(self, model: Any, objective: Objective, dataset: Dataset, device: Device) -> None:
         self.model, self.objective, self.dataset, self.device = model, objective, dataset, device
+        self.reads = dataset
         self.texts: Texts = lambda role, rows: model.tokens(dataset.texts(role, rows))
         self._labels = (
             torch.from_numpy(dataset.array("label")) if dataset.form == "labelled" else None
@@ -88,6 +95,10 @@ class EmbeddingLearner:
     def mode(self, training: bool) -> None:
         for module in self.modules():
             module.train(training)
+
+    def read_by(self, rows: Rows | None) -> Rows | None:
+        """The rows of ``reads`` whose texts these rows of the data set have, sorted; None: all."""
+        return rows
 
     def fetch(self, rows: np.ndarray) -> TextBatch:
         index = torch.from_numpy(rows)
@@ -117,7 +128,8 @@ class EmbeddingLearner:
         """The vectors (n, d) of each role's texts by a model like the one that learns."""
         if model.execution == "padded":  # each role padded for itself, as others do
             return [_embedded(model, column) for column in batch.columns]
-        return torch.split(_embedded(model, Tokens.join(batch.columns)), len(batch))
+        sizes = [len(column) for column in batch.columns]
+        return torch.split(_embedded(model, Tokens.join(batch.columns)), sizes)
 
     def compare(self, columns: Sequence[Tensor], batch: TextBatch) -> Tensor:
         """The objective of a batch, one number."""
@@ -133,25 +145,30 @@ class EmbeddingLearner:
         chunks = [tokens.take(texts) for texts in order]
         states, parts = [], []
         with torch.no_grad(), self.device.autocast():
-            for chunk in chunks:
+            for chunk, texts in zip(chunks, order, strict=True):
                 states.append(self._random_state())
-                parts.append(_embedded(self.model, chunk))
+                parts.append(_embedded(self._model_of(texts, batch), chunk))
         vectors = torch.empty(len(tokens), parts[0].shape[1], device=parts[0].device)
         places = [torch.from_numpy(texts).to(vectors.device) for texts in order]
         vectors[torch.cat(places)] = torch.cat(parts)
         vectors.requires_grad_()
-        loss = self.compare(torch.split(vectors, len(batch)), batch)
+        sizes = [len(column) for column in batch.columns]
+        loss = self.compare(torch.split(vectors, sizes), batch)
         self.device.backward(loss)
         gradient = torch.zeros_like(vectors) if vectors.grad is None else vectors.grad
         after = self._random_state()
-        for chunk, texts, state in zip(chunks, places, states, strict=True):
+        for chunk, texts, place, state in zip(chunks, order, places, states, strict=True):
             self._set_random_state(state)  # the same dropout as in the first pass
             with self.device.autocast():
-                embeddings = _embedded(self.model, chunk)
+                embeddings = _embedded(self._model_of(texts, batch), chunk)
             # The gradient already bears the loss scale: accelerate must not scale it again.
-            torch.autograd.backward([embeddings], [gradient[texts]])
+            torch.autograd.backward([embeddings], [gradient[place]])
         self._set_random_state(after)
         return loss.item()
+
+    def _model_of(self, texts: np.ndarray, batch: TextBatch) -> Any:
+        """What embeds a chunk of the texts of all columns."""
+        return self.model
 
     def _chunks(self, batch: TextBatch, micro: int) -> list[np.ndarray]:
         """The texts of all columns in chunks that need no more memory than ``micro`` of the

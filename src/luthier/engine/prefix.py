@@ -102,10 +102,10 @@ def use_prefix(
     if model.execution == "padded" or (part == "layers" and model.execution != "packed"):
         say(f"output is computed in each step: texts run {model.execution}")
         return
-    rows = np.arange(len(learner.dataset)) if seen is None else seen
-    texts = DistinctTexts.of(learner.texts, learner.dataset.roles, rows)
+    rows = np.arange(len(learner.reads)) if seen is None else seen
+    texts = DistinctTexts.of(learner.texts, learner.reads.roles, rows)
     store = Store(model, texts, part, learner.device, cache / "prefix")
-    visits = steps * plan.batch_size / len(rows)
+    visits = steps * plan.batch_size * learner.texts_a_row / len(rows)
 
     def decide() -> str:
         """Why not; "" for yes."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luthier.data import facts
+from luthier.data import Dataset, facts
 from luthier.engine.control import Listener
 from luthier.engine.read import Data
 from luthier.engine.setup import Setup
@@ -31,10 +31,12 @@ _EFFICIENCY = 0.4
 def preflight(setup: Setup, data: Data) -> dict[str, Any]:
     """Facts of the data, the texts that will be cut, the batch, the steps, the likely time."""
     dataset, plan, measured = setup.plain.dataset, setup.plan, data.queries
-    lengths = {role: _token_lengths(setup, role) for role in dataset.roles}
+    reads = setup.plain.reads
+    lengths = {role: _token_lengths(setup, reads, role) for role in reads.roles}
     everything = np.concatenate(list(lengths.values()))
     limit = setup.model.max_length
     tokens_a_row = sum(float(np.minimum(found, limit).mean()) for found in lengths.values())
+    tokens_a_row *= setup.plain.texts_a_row
     steps_left = max(0, setup.total_steps - setup.position.done)
     seconds = steps_left * plan.batch_size * tokens_a_row * _seconds_a_token(setup)
     return {
@@ -77,8 +79,7 @@ def say(report: dict[str, Any], notes: tuple[str, ...], tell: Listener) -> None:
         tell("log", {"level": "warning", "message": message})
 
 
-def _token_lengths(setup: Setup, role: str) -> np.ndarray:
-    dataset = setup.plain.dataset
+def _token_lengths(setup: Setup, dataset: Dataset, role: str) -> np.ndarray:
     count = min(len(dataset), _SAMPLED_TEXTS)
     rows = np.linspace(0, len(dataset) - 1, count).astype(np.int64)
     found: np.ndarray = setup.model.token_lengths(dataset.texts(role, rows))

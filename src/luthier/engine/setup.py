@@ -12,6 +12,7 @@ import numpy as np
 
 from luthier.batches import Plan, make_plan
 from luthier.data import Dataset, facts
+from luthier.data.rankings import Rankings
 from luthier.engine.beginning import Beginning, begin, updating
 from luthier.engine.control import Listener
 from luthier.engine.device import Device
@@ -22,6 +23,7 @@ from luthier.engine.memory import MOST_ROWS, rows_that_fit
 from luthier.engine.optim import Optimization, build_optimization
 from luthier.engine.precision import resolve_precision
 from luthier.engine.prefix import use_prefix
+from luthier.engine.ranking_setup import ranking_learner, shared_decay, use_phases
 from luthier.engine.read import Data, Place
 from luthier.engine.resolved import RESOLVED, Resolved
 from luthier.engine.state import (
@@ -144,13 +146,19 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         num_classes=dataset.num_classes if dataset.form == "labelled" else 0,
         form=dataset.form,
     ).to(device.torch)
-    learner = EmbeddingPupil(
-        model, objective, dataset, device, old=old, per_class=training.num_items_per_class
-    )
+    learner: EmbeddingLearner
+    if isinstance(dataset, Rankings):
+        learner = ranking_learner(spec, model, objective, dataset, device)
+    else:
+        learner = EmbeddingPupil(
+            model, objective, dataset, device, old=old, per_class=training.num_items_per_class
+        )
     _choose_execution(learner, training.execution, resolved, tell)
     batch_size = training.per_device_train_batch_size or _found_batch_size(learner, resolved, tell)
     effective = batch_size * training.gradient_accumulation_steps
-    update = updating(spec, learner, begun, effective) if begun.updater is not None else None
+    update = None
+    if begun.updater is not None and isinstance(learner, EmbeddingPupil):
+        update = updating(spec, learner, begun, effective)
     plan = make_plan(
         dataset if update is None else dataset.take(update.index),
         batch_size=effective,
@@ -162,7 +170,8 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
     total_steps = total_steps_of(spec, plan)
     # Beside a memory any row may be asked for, and what replays has no part of its own.
     seen = rows_seen(plan, total_steps, len(dataset)) if update is None else None
-    tokenized = tokenize_once(model, dataset, place.cache, seen)
+    seen = learner.read_by(seen)
+    tokenized = tokenize_once(model, learner.reads, place.cache, seen)
     learner.texts = tokenized or learner.texts
     use_prefix(learner, plan, total_steps, seen, place.cache, resolved, tell)
     if update is None:
@@ -178,7 +187,7 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
     else:
         update.steps_per_epoch = plan.steps_per_epoch
     optimization = build_optimization(
-        training,
+        shared_decay(spec),
         trained(model),
         device=device,
         total_steps=total_steps,
@@ -209,6 +218,7 @@ def prepare(spec: JobSpec, place: Place, data: Data, tell: Listener) -> Setup:
         load,
         update=update,
     )
+    use_phases(setup, tell)
     if checkpoint is not None:
         restore_trained(model, checkpoint)
         restore_setup(setup, checkpoint, tell)
@@ -377,8 +387,6 @@ def _found_micro(
 
 def longest_rows(dataset: Dataset, count: int) -> np.ndarray:
     """The rows with the most characters over all their texts."""
-    lengths = np.zeros(len(dataset), dtype=np.int64)
-    for role in dataset.roles:
-        lengths += facts.lengths(dataset, role)
+    lengths = facts.row_lengths(dataset)
     count = min(count, len(dataset))
     return np.argpartition(lengths, -count)[-count:]

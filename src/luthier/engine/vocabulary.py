@@ -47,7 +47,7 @@ def use_active_vocabulary(
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if table.numel() < LEAST_SHARE * trainable:
         return
-    seen = np.arange(len(learner.dataset)) if rows is None else rows
+    seen = np.arange(len(learner.reads)) if rows is None else rows
 
     def decide() -> bool:
         return fresh and tokenized and len(_occurring(learner, seen)) < MOST_ACTIVE * len(table)
@@ -63,7 +63,7 @@ def use_active_vocabulary(
 def _occurring(learner: EmbeddingLearner, rows: np.ndarray) -> Ints:
     """The tokens in the texts of these rows, sorted."""
     found = np.zeros(len(learner.model.token_embedding.weight), dtype=bool)
-    for role in learner.dataset.roles:
+    for role in learner.reads.roles:
         for start in range(0, len(rows), _READ):
             found[learner.texts(role, rows[start : start + _READ]).values] = True
     return np.flatnonzero(found)

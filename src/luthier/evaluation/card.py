@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from luthier.evaluation.measure import BY_QUERY
 from luthier.evaluation.page import sentence
 from luthier.evaluation.report import Report
 from luthier.evaluation.significance import Interval
@@ -61,7 +62,8 @@ def model_card(
 
 def _index(report: Report) -> list[dict[str, Any]]:
     assert report.comparison is not None
-    kind = "retrieval" if report.evaluation.get("kind") == "retrieval" else "similarity"
+    searched = report.evaluation.get("kind") in BY_QUERY
+    kind = "retrieval" if searched else "similarity"
     metrics = [
         {"type": name, "name": report.metric_name(name), "value": round(found.value, 6)}
         for name, found in report.comparison.after.items()

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from luthier.errors import DataError, TrainingError
 from luthier.evaluation.ranking import Distance, Floats, Ranking, search
+from luthier.evaluation.reranking import METRICS as RERANKING
+from luthier.evaluation.reranking import RankedSet, reranked
 from luthier.evaluation.retrieval import METRICS, metrics
 from luthier.evaluation.sets import EvaluationSet, RetrievalSet, ScoredSet
 
@@ -21,9 +23,12 @@ Encode = Callable[[list[str]], NDArray[np.floating[Any]]]
 #: The metric that decides the verdict, and all metrics in order of display, by kind of set.
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "retrieval": METRICS,
+    "rankings": RERANKING,
     "scored": ("spearman", "pearson"),
     "margin": ("spearman", "pearson", "mse"),
 }
+#: Kinds whose metrics are means over queries.
+BY_QUERY = ("retrieval", "rankings")
 #: Metrics where less is better.
 LESS_IS_BETTER = frozenset({"mse"})
 _FORMAT = 1
@@ -34,7 +39,8 @@ class Evaluation:
     """What was measured, query by query.
 
     per_query: for retrieval every metric, float64 [q]; for scored and margin sets
-    ``similarity`` and ``target``, float64 [n]. metrics: their means (or correlations).
+    ``similarity`` and ``target``, float64 [n]; for rankings as for retrieval. metrics: their
+    means (or correlations).
     top: int64 [q, k] rows of the index, best first, -1 where there are fewer; scores beside
     them. set_id: evaluations with the same one can be compared. earlier: of the sets of former
     updates, of the same model.
@@ -122,11 +128,27 @@ def evaluate(
         return scored_evaluation(
             evaluation_set, similarity, distance, time.perf_counter() - started
         )
+    if isinstance(evaluation_set, RankedSet):
+        return _reranked(encode, encode_index, evaluation_set, k, distance, started)
     queries, index = _encoded(encode, encode_index or encode, evaluation_set)
     ranking = search(
         queries, index, evaluation_set.relevance, own=evaluation_set.own, k=k, distance=distance
     )
     return retrieval_evaluation(evaluation_set, ranking, k, distance, time.perf_counter() - started)
+
+
+def _reranked(
+    encode: Encode, encode_items: Encode | None, found: RankedSet, k: int, distance: Distance,
+    started: float,
+) -> Evaluation:  # fmt: skip
+    vectors = np.asarray(encode(list(found.texts)))
+    items = vectors if encode_items is None else np.asarray(encode_items(list(found.texts)))
+    if not (np.isfinite(vectors).all() and np.isfinite(items).all()):
+        raise TrainingError("the model gives vectors that are not finite numbers")
+    per_query = reranked(found, vectors, items, distance, k)
+    means = {name: float(per_query[name].mean()) for name in RERANKING}
+    seconds = time.perf_counter() - started
+    return Evaluation("rankings", found.id, k, distance, means, per_query, seconds=seconds)
 
 
 def retrieval_evaluation(

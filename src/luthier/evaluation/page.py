@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from luthier.evaluation import curves
+from luthier.evaluation.measure import BY_QUERY
 from luthier.evaluation.report import Report
 from luthier.evaluation.retention_page import drawn
 from luthier.evaluation.significance import Comparison, Interval
@@ -68,7 +69,7 @@ def sentence(report: Report) -> str:
         f"{name} went from {found.before[found.main].value:.3f} to "
         f"{found.after[found.main].value:.3f} ({change.value:+.3f}, "
         f"{found.confidence:.0%} interval {change.low:+.3f} to {change.high:+.3f}, "
-        f"{found.n:,} {'queries' if report.evaluation.get('kind') == 'retrieval' else 'rows'})."
+        f"{found.n:,} {'queries' if report.evaluation.get('kind') in BY_QUERY else 'rows'})."
     )
     verdict = {
         "better": "The tuned model is better.",

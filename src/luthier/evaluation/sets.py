@@ -5,6 +5,7 @@ pairs, triplets   queries are the distinct anchors, the index the distinct posit
 labelled          every text is a query against all others; the same label is relevant
 scored            the similarity of each pair against its score
 margin            the difference of two similarities against the teacher's difference
+rankings          the items of each search, ranked anew (``reranking.py``)
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from luthier.data.rankings import Rankings
 from luthier.errors import DataError
 from luthier.evaluation.ranking import Ints, Relevance
+from luthier.evaluation.reranking import RankedSet, ranked_set
 
 if TYPE_CHECKING:
     from luthier.data import Dataset
@@ -95,7 +98,7 @@ class ScoredSet:
         return {"pairs" if self.third is None else "triplets": len(self.first)}
 
 
-EvaluationSet = RetrievalSet | ScoredSet
+EvaluationSet = RetrievalSet | ScoredSet | RankedSet
 
 
 def evaluation_set(
@@ -116,6 +119,11 @@ def evaluation_set(
     Raises DataError when no query has anything to find.
     """
     rng = np.random.default_rng(seed)
+    if isinstance(dataset, Rankings):
+        if index is not None:
+            hint = "give pairs as query_data, or leave index_data out"
+            raise DataError("the items of rankings are ranked, not a whole index", hint=hint)
+        return ranked_set(dataset, max_queries, rng)
     if dataset.form in ("scored", "margin"):
         if index is not None:
             raise DataError(

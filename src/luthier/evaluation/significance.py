@@ -25,7 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.errors import DataError
-from luthier.evaluation.measure import LESS_IS_BETTER, SHOWN, Evaluation, middle_ranks
+from luthier.evaluation.measure import (
+    BY_QUERY,
+    LESS_IS_BETTER,
+    SHOWN,
+    Evaluation,
+    middle_ranks,
+)
 
 Verdict = Literal["better", "no clear difference", "worse"]
 Array = NDArray[np.float64]
@@ -219,7 +225,7 @@ def sign_test(wins: int, losses: int) -> float:
 
 def _gains(before: Evaluation, after: Evaluation) -> Array:
     """What each query (or row) gained."""
-    if after.kind == "retrieval":
+    if after.kind in BY_QUERY:
         gained: Array = after.per_query[after.main] - before.per_query[after.main]
         return gained
     target = middle_ranks(after.per_query["target"])
@@ -244,7 +250,7 @@ def resamples_of(n: int, resamples: int, seed: int) -> Iterator[Array]:
 def _statistics(evaluation: Evaluation) -> Callable[[Array], Array]:
     """From counts [b, n] to the metrics of those resamples [b, metrics]."""
     names = SHOWN[evaluation.kind]
-    if evaluation.kind == "retrieval":
+    if evaluation.kind in BY_QUERY:
         values = np.stack([evaluation.per_query[name] for name in names], axis=1)
         return lambda counts: counts @ values / values.shape[0]
     similarity, target = evaluation.per_query["similarity"], evaluation.per_query["target"]
