@@ -20,6 +20,7 @@ _HOME = {
         ),
         "luthier.runs.client": "Run Experiment",
         "luthier.inference": "get_model build_model encode cos_sim",
+        "luthier.corpus.encoding": "encode_corpus",
         "luthier.models.catalog": "list_models list_model_options describe_models",
         "luthier.data.documents": "Document DocumentArray",
         "luthier.spec": "CSVOptions JobSpec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from luthier.errors import DataError, ModelError, SpecError
 
 if TYPE_CHECKING:
     from luthier.runs.client import Run
+    from luthier.runs.connection import Home
 
 #: As luthier.runs.aliases says, which is not loaded before it is needed.
 PREFIX = "alias:"
@@ -92,6 +94,69 @@ def get_model(
     from luthier.models.loading import open_text_model
 
     return Encoder(open_text_model(folder, device=device or "auto"), batch_size, str(folder))
+
+
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where a model is. kind: "artifact", "folder", or "pretrained". name: what opens it: the
+    whole id, the whole path, or the name."""
+
+    kind: str
+    name: str
+
+    def open(self, batch_size: int = 32, device: str | None = None, onnx: bool = False) -> Encoder:
+        """Load it. Raises as ``get_model`` and ``build_model``."""
+        if self.kind == "pretrained":
+            return build_model(self.name, batch_size=batch_size, device=device, is_onnx=onnx)
+        return get_model(self.name, batch_size=batch_size, device=device, is_onnx=onnx)
+
+    def identity(self) -> str:
+        """What tells its bytes from those of any other: the artifact's id, or a hash of all
+        files; of a model of the hub that was fetched, its commit."""
+        if self.kind == "artifact":
+            return self.name
+        from luthier.models.catalog import resolve
+
+        located = resolve(self.name)
+        if located.path is not None:
+            return _folder_id(located.path)
+        from huggingface_hub import try_to_load_from_cache
+
+        file = try_to_load_from_cache(str(located.hub_id), "config.json")
+        commit = Path(file).parent.name if isinstance(file, str) else "not fetched"
+        return f"{located.hub_id}@{commit}"
+
+
+def find_model(name: str, home: Home | None = None) -> ModelPlace:
+    """The model of a name: a folder, a model of ``luthier models``, ``alias:NAME``, a run, an
+    artifact, or a hub id, in this order. Loads nothing.
+
+    Raises NotFound, ModelError, and IllegalTransition for a run that has no artifact.
+    """
+    from luthier.models import catalog
+    from luthier.runs.connection import current
+
+    home = home or current()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return ModelPlace("folder", str(path.resolve()))
+    if name in catalog.list_models():
+        return ModelPlace("pretrained", name)
+    if "/" in name:
+        catalog.resolve(name)
+        return ModelPlace("pretrained", name)
+    return ModelPlace("artifact", home.artifact_of(name))
+
+
+def _folder_id(folder: Path) -> str:
+    """sha256 of the names and contents of a folder's files; a bundle's own id."""
+    from luthier.store.bundle import MANIFEST, open_bundle, sha256_of
+
+    if (folder / MANIFEST).is_file():
+        return open_bundle(folder).id
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    listed = "".join(f"{p.relative_to(folder).as_posix()} {sha256_of(p)}\n" for p in files)
+    return hashlib.sha256(listed.encode()).hexdigest()
 
 
 def build_model(

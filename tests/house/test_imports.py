@@ -56,13 +56,14 @@ MAY = {
     "clicks": FOUNDATION
     | {"data", "batches", "store", "evaluation", "runs", "admission", "api", "doors", "inference",
        "search"},
+    "corpus": FOUNDATION | {"data", "store", "inference"},
     "serving": FOUNDATION | {"models", "tasks", "data"},
     "component": PARTS | {"engine", "doors", "trainer"},
     "inference": FOUNDATION | {"models", "runs", "data", "store"},
     "cli": FOUNDATION
     | {"api", "admission", "doors", "runs", "store", "data", "inference", "models", "worker",
        "demo", "callback", "benchmark", "component", "evaluation", "engine.control", "updates",
-       "search", "clicks"},
+       "search", "clicks", "corpus"},
     "demo": FOUNDATION | {"api", "runs", "data", "store", "evaluation", "cli", "inference"},
     "benchmark": PARTS | {"engine", "demo", "tuning"},
     "__main__": {"cli"},
@@ -185,7 +186,11 @@ def _loaded_after(program: str) -> set[str]:
         "luthier.clicks.methods",
         "luthier.clicks.images",
         "luthier.doors.clicks",
+        "luthier.clicks.tasks",
+        "luthier.clicks.task_runs",
+        "luthier.corpus.encoding",
         "luthier.cli.clicks",
+        "luthier.cli.encode_corpus",
         "luthier.worker.main",
     ],
 )

@@ -78,16 +78,9 @@ def open_encoder(
 ) -> Any:
     """A folder, a catalog name, an alias, a run, or an artifact, in this order. Raises NotFound."""
     from luthier import api, inference
-    from luthier.models import catalog
 
-    place = api.connect(home)
-    options: dict[str, Any] = {"batch_size": batch_size, "device": device}
-    if Path(name).expanduser().is_dir():
-        folder = str(Path(name).expanduser())
-        return inference.get_model(folder, is_onnx=onnx, **options)
-    if name in catalog.list_models():
-        return inference.build_model(name, **options)
-    return inference.get_model(place.artifact_of(name), is_onnx=onnx, **options)
+    found = inference.find_model(name, api.connect(home))
+    return found.open(batch_size, device, onnx)
 
 
 Chunks = Iterator[tuple[list[str], "Vectors"]]

@@ -29,6 +29,7 @@ VERBS = {
     "models": ("models", "Which pretrained models there are, and what each takes."),
     "component": ("component", "Fine-tune by folders: import, preprocess, finetune, evaluate."),
     "encode": ("encode", "Turn texts into vectors."),
+    "encode-corpus": ("encode_corpus", "Encode all items anew: to Parquet or PostgreSQL."),
     "tune": ("tune", "Update a model with new data, without forgetting the old."),
     "drift": ("drift", "Has the data changed? Skip, update or retrain."),
     "clicks": ("clicks", "Logs of searches: import, show, bias, simulate."),

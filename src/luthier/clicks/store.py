@@ -155,19 +155,7 @@ class ClickStore:
         at whatever time and from wherever, gives the same batch. Raises NotFound where no
         session has come since the last release."""
         with self._database.write() as connection:
-            where = batches.c.state == "collecting"
-            open_batch = connection.scalar(sa.select(batches.c.id).where(where).with_for_update())
-            done = connection.execute(
-                sa.select(batches).where(batches.c.release_id == release_id)
-            ).one_or_none()
-            if done is not None:
-                return _release(done)
-            if open_batch is None:
-                raise NotFound("no batch collects", hint="no session came since the last release")
-            values = {"state": "released", "release_id": release_id, "released_at": time.time()}
-            connection.execute(sa.update(batches).where(batches.c.id == open_batch).values(values))
-            query = sa.select(batches).where(batches.c.id == open_batch)
-            return _release(connection.execute(query).one())
+            return release(connection, release_id)
 
     def set_batch_state(self, batch_id: str, state: str) -> None:
         """A released batch is trained with, given back, archived. Raises NotFound,
@@ -180,6 +168,21 @@ class ClickStore:
                 raise IllegalTransition(f"a batch goes not from {before} to {state}")
             where = batches.c.id == batch_id
             connection.execute(sa.update(batches).where(where).values(state=state))
+
+
+def release(connection: sa.Connection, release_id: str) -> Record:
+    """``ClickStore.release_batch`` within a transaction."""
+    where = batches.c.state == "collecting"
+    open_batch = connection.scalar(sa.select(batches.c.id).where(where).with_for_update())
+    query = sa.select(batches).where(batches.c.release_id == release_id)
+    done = connection.execute(query).one_or_none()
+    if done is not None:
+        return _release(done)
+    if open_batch is None:
+        raise NotFound("no batch collects", hint="no session came since the last release")
+    values = {"state": "released", "release_id": release_id, "released_at": time.time()}
+    connection.execute(sa.update(batches).where(batches.c.id == open_batch).values(values))
+    return _release(connection.execute(query).one())
 
 
 # --- rows ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from luthier.runs.database import Database
 
 #: The newest migration; see migrations/versions. A test holds the two together.
-HEAD = "0001"
+HEAD = "0002"
 VERSION_TABLE = "click_version"
 
 #: A batch goes from left to right; a training that failed gives its batch back.
@@ -55,6 +55,34 @@ events = sa.Table(
     sa.Column("event_type", sa.String(200), nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("meta", sa.Text),  # JSON
+)
+
+#: What a task of fine-tuning can be. Those of OPEN hold their model and batch.
+TASK_STATUSES = ("pending", "processing", "done", "canceled", "failed", "refused")
+OPEN = ("pending", "processing")
+
+#: One processing task at most a model, and a batch: unique indexes guard it.
+tasks = sa.Table(
+    "click_tasks",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("request", sa.Text, nullable=False),  # JSON, as it came
+    sa.Column("idempotency_key", sa.String(200), unique=True),
+    sa.Column("embedding_model_id", sa.Text, nullable=False),
+    sa.Column("model_key", sa.String(500), nullable=False),  # what that stands for
+    sa.Column("batch_id", sa.String(32), sa.ForeignKey("click_batches.id")),
+    sa.Column("status", sa.String(16), nullable=False),  # one of TASK_STATUSES
+    sa.Column("detail", sa.Text, nullable=False),  # why it failed or was refused
+    sa.Column("result", sa.Text),  # JSON
+    sa.Column("generation", sa.Integer, nullable=False),  # grows with every restart
+    sa.Column("epoch", sa.Integer, nullable=False),  # of the lease; grows with every claim
+    sa.Column("holder", sa.Text),  # the process that holds the lease: host|boot|pid|start
+    sa.Column("lease_expires_at", sa.Double),
+    sa.Column("cancel_requested_at", sa.Double),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("updated_at", sa.Double, nullable=False),
 )
 
 

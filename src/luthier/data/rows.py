@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,27 @@ def read_rows(
     table = pa.table(columns, names=[names[i] for i in wanted])
     lines = _Lines(lambda: _lines(path, kind, csv, file, keep))
     return Rows(file, table, folder=path.parent, places=places, lines=lines)
+
+
+def stream(
+    path: Path, csv: CSVOptions, found: Problems, *, format: Format | None = None,
+    only: Iterable[str] | None = None,
+) -> tuple[tuple[str, ...], Iterator[Block]]:  # fmt: skip
+    """A file's columns by name, and its rows block by block, with memory that does not grow.
+
+    only: these columns, in the order of the file. Bad rows go to ``found`` and are left out.
+    Raises DataError as ``read_rows`` does.
+    """
+    path, file = Path(path), found.file
+    _check_readable(path, file)
+    keep = None if only is None else set(only)
+    reader = _open(path, kind_of(path, file, format), csv, file, keep)
+    names = _names(reader, file)
+    wanted = [i for i, column in enumerate(names) if keep is None or column in keep]
+    blocks = (
+        Block([block.columns[i] for i in wanted], block.lines) for block in reader.blocks(found)
+    )
+    return tuple(names[i] for i in wanted), blocks
 
 
 def _gather(

@@ -125,8 +125,9 @@ class Aliases:
         name, artifact_id = _checked(name), self._store.find(artifact)
         expected = self._known(expected)
         with self._database.write() as connection:
-            _change(connection, name, artifact_id, "promote", expected, by, note)
-            return self._followed(connection, name, keep, by)
+            return promote(
+                connection, artifact_id, name=name, keep=keep, expected=expected, by=by, note=note
+            )
 
     def rollback(
         self, name: str = "production", *, keep: str | None = "previous",
@@ -151,7 +152,7 @@ class Aliases:
                 connection, name, earlier.artifact_id, "rollback", expected, by, note,
                 before=earlier.before,
             )  # fmt: skip
-            return self._followed(connection, name, keep, by)
+            return _followed(connection, name, keep, by)
 
     def remove(self, name: str, *, expected: str | None = ANY, by: str | None = None) -> None:
         """Take a name away; its history stays. Raises NotFound, Conflict."""
@@ -163,17 +164,33 @@ class Aliases:
                 raise NotFound(f"no alias is called '{name}'")
             _change(connection, name, None, "remove", expected, by, "")
 
-    def _followed(
-        self, connection: sa.Connection, name: str, keep: str | None, by: str | None
-    ) -> Alias:
-        """Let ``keep`` stand for what was before; away with it where nothing was."""
-        found = _there(connection, name)
-        if keep is not None and (keep := _checked(keep)) != name:
-            _change(connection, keep, found.before, "follow", ANY, by, f"of {name}")
-        return found
-
     def _known(self, expected: str | None) -> str | None:
         return expected if expected in (None, ANY) else self._store.find(str(expected))
+
+
+def promote(
+    connection: sa.Connection, artifact_id: str, *, name: str, keep: str | None,
+    expected: str | None = ANY, by: str | None = None, note: str = "",
+) -> Alias:  # fmt: skip
+    """``Aliases.promote`` of a whole id, within a transaction."""
+    _change(connection, _checked(name), artifact_id, "promote", expected, by, note)
+    return _followed(connection, _checked(name), keep, by)
+
+
+def standing(connection: sa.Connection, name: str) -> str | None:
+    """The artifact that a name stands for, which nobody else changes before the transaction
+    ends."""
+    _insert_new(connection, _checked(name))
+    found: str | None = _newest(connection, _checked(name), lock=True).artifact_id
+    return found
+
+
+def _followed(connection: sa.Connection, name: str, keep: str | None, by: str | None) -> Alias:
+    """Let ``keep`` stand for what was before; away with it where nothing was."""
+    found = _there(connection, name)
+    if keep is not None and (keep := _checked(keep)) != name:
+        _change(connection, keep, found.before, "follow", ANY, by, f"of {name}")
+    return found
 
 
 def _checked(name: str) -> str:

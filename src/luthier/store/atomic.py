@@ -29,6 +29,7 @@ __all__ = [
     "translated",
     "write_bytes",
     "write_chunks",
+    "write_link",
     "write_new",
 ]
 
@@ -114,6 +115,27 @@ def make_folder(path: Path) -> None:
         for folder in missing:  # from the inside out: no name before what it stands for
             _sync_folder(folder)
             _sync_folder(folder.parent)
+
+
+def write_link(path: Path, target: str) -> None:
+    """Let a symbolic link point somewhere, made or turned: a reader sees the old target or the
+    new. Raises StoreError, also where something that is no link has the name."""
+    path = Path(path)
+    with translated(path):
+        if path.exists() and not path.is_symlink():
+            raise StoreError("is not a link, so it is not replaced", where=str(path))
+        aside = _aside(path)
+        try:
+            os.symlink(target, aside)
+            point("link.made")
+            os.replace(aside, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(aside)
+            raise
+        point("link.renamed")
+        _sync_folder(path.parent)
+    point("link.durable")
 
 
 @contextmanager
