@@ -107,7 +107,8 @@ def tune(
         split=split, test_size=test_size, validation=validation, epochs=epochs,
         batch_size=batch_size, limit=limit, clip=clip, clean=clean, format=format, events=events,
         columns=read_columns(column), id_field=id_field, item_field=item_field,
-        promote_to=promote_to, run_name=run_name, seed=seed, device=device, progress=not as_json, say=note,
+        promote_to=promote_to, run_name=run_name, seed=seed, device=device,
+        progress=not as_json, say=note,
     )  # fmt: skip
     if as_json:
         print_json(done.to_dict())

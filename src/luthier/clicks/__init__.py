@@ -33,6 +33,26 @@ _HOME = {
         "luthier.clicks.splitters": (
             "NoSplitter SeparatorSplitter DummySentenceSplitter TokenGroupTextSplitter"
         ),
+        "luthier.clicks.items_sets": (
+            "ItemsSet ItemsSetSplitter ItemsSetAugmentationApplier TextItemSetManager "
+            "TextPreprocessor"
+        ),
+        "luthier.clicks.images": "ImagePreprocessor",
+        "luthier.clicks.loaders": (
+            "DataLoader InMemoryDataLoader FileDataLoader JSONLDataLoader CSVDataLoader "
+            "ParquetDataLoader AwsS3DataLoader ItemMeta"
+        ),
+        "luthier.clicks.converters": (
+            "ClickstreamSessionConverter SessionWithEvents TrainTestSplitter TextQueryItem "
+            "QueryRetriever TextQueryRetriever"
+        ),
+        "luthier.clicks.builder": "FineTuningBuilder RankingData prepare_data",
+        "luthier.clicks.methods": "FineTuningMethod PluginMeta find_method find_methods",
+        "luthier.clicks.fitting": (
+            "FineTuner RankingDataLoader Trainer _finetune_embedding_model_one_step "
+            "_finetune_embedding_model_one_step_hyperopt"
+        ),
+        "luthier.clicks.hyperopt": "fmin hp tpe rand Trials",
         "luthier.clicks.augmentation": "ChangeCases Misspellings AugmentationsComposition",
     }.items()
     for name in names.split()

@@ -182,59 +182,34 @@ def run(
     ``tune``.
     """
     home = connection.current()
-    name, artifact = starting_model(
-        model or builder.model or "", artifact or builder.artifact, home
-    )
     data, settings = builder.ranking_data, builder.fine_tuning_settings
-    say(_told_of_split(data))
-    debiasing = estimate(data.train, objective, clip)
-    say(_told_of_positions(debiasing))
-    start = Model(name, artifact, device=None if device == "auto" else device)
-    params = builder.initial_params
-    variants = data_variants(params)
-    train, held, _ = validation_split(data, validation, seed)
-    queries = proof.all_queries(data.train, data.test)
-    scores = None
-    if _needs_scores(params):
-        before = proof.sides(start, data, queries, home)
-        ranker = settings.ranker_name
-        scores = {"train": before.scores(train, ranker)}
-        if held is not None:
-            scores["validation"] = before.scores(held, ranker)
-    found = prepare(
-        data, variants, settings, debiasing, home, validation=validation, seed=seed, scores=scores
-    )
-    for line in found.notes:
-        say(line)
-    spec = clicks_spec(
-        name, params, settings, found.data, artifact=artifact, seed=seed, device=device,
-        limit=limit, weighting=None if debiasing.propensities is None else "positive",
-        search=_search_words(builder, params),
-        initial=[*builder.starting_params, *best_params(after, home)],
+    begun = begin(
+        builder, model=model, artifact=artifact, objective=objective, clip=clip,
+        validation=validation, limit=limit, seed=seed, device=device, run_name=run_name,
+        experiment_name=experiment_name, idempotency_key=idempotency_key, after=after, say=say,
     )  # fmt: skip
-    job = _submitted(spec, run_name, experiment_name, idempotency_key, home)
+    job, start = begun.run, begun.start
     say(f"training: run {job.name}")
-    _ended(job, progress)
-    if spec.search is not None:
+    finish(job, progress)
+    if job.spec.search is not None:
         say(_told_of_search(job))
     words = {"objective": objective, "overlap": data.overlap.to_dict(), "split": data.by,
-             "propensities": debiasing.to_dict(), "limit": limit}  # fmt: skip
-    digest = hashlib.sha256(
-        json.dumps([words, seed, proof_facts(data)], sort_keys=True).encode()
-    ).hexdigest()  # fmt: skip
+             "propensities": begun.debiasing.to_dict(), "limit": limit}  # fmt: skip
+    digest = hashlib.sha256(json.dumps([words, seed, _measured_on(data)]).encode()).hexdigest()
     folder = home.path / "clicks" / "results" / f"{job.id}-{digest[:12]}"
     if not (folder / "metrics.json").is_file():
         say("comparing both models on the searches that were held out")
-        history = _history(job, home)
+        queries = proof.all_queries(data.train, data.test)
         sides = [
             proof.sides(which, data, queries, home)
-            for which in (start, Model(name, job.artifact_id, device=start.device))
+            for which in (start, Model(start.name, job.artifact_id, device=start.device))
         ]
         told = proof.prove(
-            data, settings, debiasing, *sides, train=train, accumulators=builder.accumulators,
-            history=history, name=job.name, k=limit, seed=seed,
-            facts={"model": name, "artifact": artifact, "loss": settings.loss_func.name,
-                   "objective": objective, "split": f"by {data.by}"},
+            data, settings, begun.debiasing, *sides, train=begun.train,
+            accumulators=builder.accumulators, history=_history(job, home), name=job.name,
+            k=limit, seed=seed,
+            facts={"model": start.name, "artifact": start.artifact, "objective": objective,
+                   "loss": settings.loss_func.name, "split": f"by {data.by}"},
         )  # fmt: skip
         told.save(folder, {**words, "stopped early": _stopped_early(job, settings)})
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -245,6 +220,70 @@ def run(
         home.aliases.promote(job.artifact_id, name=promote_to, note=f"run {job.name}")
         promoted = promote_to
     return Tuned(job, job.artifact_id, metrics["verdict"], metrics, folder, promoted)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A training that is in the queue. start: what it started from. train: the sessions without
+    those that validate."""
+
+    run: Run
+    start: Model
+    debiasing: Debiasing
+    train: Sessions
+
+
+def begin(
+    builder: FineTuningBuilder,
+    *,
+    model: str | None = None,
+    artifact: str | None = None,
+    objective: str = "ips",
+    clip: float = 0.1,
+    validation: float = 0.1,
+    limit: int = 10,
+    seed: int = 42,
+    device: str = "auto",
+    run_name: str | None = None,
+    experiment_name: str | None = None,
+    idempotency_key: str | None = None,
+    after: Sequence[str] = (),
+    say: Say = quiet,
+) -> Begun:
+    """The first half of ``run``: make the data, check the job, and queue it."""
+    home = connection.current()
+    name, artifact = starting_model(
+        model or builder.model or "", artifact or builder.artifact, home
+    )
+    data, settings, params = (
+        builder.ranking_data, builder.fine_tuning_settings, builder.initial_params
+    )  # fmt: skip
+    search = _search_words(builder, params)
+    say(_told_of_split(data))
+    debiasing = estimate(data.train, objective, clip)
+    say(_told_of_positions(debiasing))
+    start = Model(name, artifact, device=None if device == "auto" else device)
+    train, held, _ = validation_split(data, validation, seed)
+    scores = None
+    if _needs_scores(params):
+        queries = proof.all_queries(data.train, data.test)
+        before = proof.sides(start, data, queries, home)
+        scores = {"train": before.scores(train, settings.ranker_name)}
+        if held is not None:
+            scores["validation"] = before.scores(held, settings.ranker_name)
+    found = prepare(
+        data, data_variants(params), settings, debiasing, home, validation=validation, seed=seed,
+        scores=scores,
+    )  # fmt: skip
+    for line in found.notes:
+        say(line)
+    spec = clicks_spec(
+        name, params, settings, found.data, artifact=artifact, seed=seed, device=device,
+        limit=limit, weighting=None if debiasing.propensities is None else "positive",
+        search=search, initial=[*builder.starting_params, *best_params(after, home)],
+    )  # fmt: skip
+    job = _submitted(spec, run_name, experiment_name, idempotency_key)
+    return Begun(job, start, debiasing, found.train)
 
 
 def _needs_scores(params: Mapping[str, Any] | FineTuningParams) -> bool:
@@ -270,7 +309,6 @@ def _submitted(
     run_name: str | None,
     experiment_name: str | None,
     key: str | None,
-    home: Home,
 ) -> Run:
     """The run of this job: the one that is there, gone on with where it had failed, or a new
     one."""
@@ -289,7 +327,8 @@ def _submitted(
     return job
 
 
-def _ended(job: Run, progress: bool) -> None:
+def finish(job: Run, progress: bool = False) -> None:
+    """Stay until a run has ended well. Raises TrainingError."""
     job.wait(progress=progress)
     if job.record().status == "CANCELLED":
         raise TrainingError("the run was cancelled", where=f"run {job.name}",
@@ -313,7 +352,7 @@ def _stopped_early(job: Run, settings: FineTuningSettings) -> bool | None:
     )
 
 
-def proof_facts(data: RankingData) -> dict[str, Any]:
+def _measured_on(data: RankingData) -> dict[str, Any]:
     """What a comparison hangs on, as far as it is not the run's: the searches that were held out,
     and the catalogue."""
     digest = hashlib.sha256()
