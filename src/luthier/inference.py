@@ -110,6 +110,14 @@ class ModelPlace:
             return build_model(self.name, batch_size=batch_size, device=device, is_onnx=onnx)
         return get_model(self.name, batch_size=batch_size, device=device, is_onnx=onnx)
 
+    def folder(self) -> Path | None:
+        """Where its files are; None for a model that is to be fetched."""
+        if self.kind == "artifact":
+            return _stored(self.name)
+        from luthier.models.catalog import resolve
+
+        return resolve(self.name).path
+
     def identity(self) -> str:
         """What tells its bytes from those of any other: the artifact's id, or a hash of all
         files; of a model of the hub that was fetched, its commit."""
@@ -119,7 +127,7 @@ class ModelPlace:
 
         located = resolve(self.name)
         if located.path is not None:
-            return _folder_id(located.path)
+            return folder_id(located.path)
         from huggingface_hub import try_to_load_from_cache
 
         file = try_to_load_from_cache(str(located.hub_id), "config.json")
@@ -148,7 +156,7 @@ def find_model(name: str, home: Home | None = None) -> ModelPlace:
     return ModelPlace("artifact", home.artifact_of(name))
 
 
-def _folder_id(folder: Path) -> str:
+def folder_id(folder: Path) -> str:
     """sha256 of the names and contents of a folder's files; a bundle's own id."""
     from luthier.store.bundle import MANIFEST, open_bundle, sha256_of
 

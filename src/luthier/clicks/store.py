@@ -32,12 +32,12 @@ class ClickStore:
     """
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url)
-        migrate(self._database)
+        self.database = Database(url)
+        migrate(self.database)
 
     def close(self) -> None:
         """Close all connections; the next use opens new ones."""
-        self._database.close()
+        self.database.close()
 
     # Coming in
 
@@ -54,9 +54,9 @@ class ClickStore:
             "created_at": created_at,
         }  # fmt: skip
         row = _checked(_session_row, fields)
-        with self._database.write() as connection:
-            row["batch_id"] = _collecting(connection)
-            connection.execute(_once(self._database, sessions).values(row))
+        with self.database.write() as connection:
+            row["batch_id"] = collecting(connection)
+            connection.execute(once(self.database, sessions).values(row))
         return self.get_session(session_id)
 
     def push_events(self, session_id: str, new: Iterable[Mapping[str, Any]]) -> int:
@@ -68,7 +68,7 @@ class ClickStore:
         change what is learned from.
         """  # noqa: E501
         rows = [_checked(_event_row, dict(event)) for event in new]
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             kept = _find(connection, session_id)
             shown = {result["object_id"] for result in json.loads(kept.search_results)}
             for place, row in enumerate(rows):
@@ -82,14 +82,14 @@ class ClickStore:
             if fresh and _state(connection, kept.batch_id) != "collecting":
                 message = f"the batch of the session '{session_id}' was released"
                 raise IllegalTransition(message, hint="its events came too late")
-            statement = _once(self._database, events)
+            statement = once(self.database, events)
             for row in reversed(fresh.values()):
                 connection.execute(statement.values(session_number=kept.number, **row))
         return len(fresh)
 
     def mark_irrelevant(self, session_id: str) -> None:
         """Nothing of what it showed fitted. Raises NotFound, and IllegalTransition as above."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             kept = _find(connection, session_id)
             if kept.is_irrelevant:
                 return
@@ -102,14 +102,14 @@ class ClickStore:
 
     def get_session(self, session_id: str) -> Record:
         """A session with ``is_irrelevant`` and ``events``. Raises NotFound."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             row = _find(connection, session_id)
             return _records(connection, [row])[0]
 
     def batch_sessions(self, batch_id: str, after_number: int = 0, limit: int = 10) -> Record:
         """A page of a released batch: ``batch_id, last_number, sessions``. Raises NotFound, and
         IllegalTransition while it collects: pages of what still grows would not be whole."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             if _state(connection, batch_id) == "collecting":
                 raise IllegalTransition(f"the batch '{batch_id}' collects", hint="release it first")
             query = (
@@ -140,7 +140,7 @@ class ClickStore:
         counted = count.group_by(sessions.c.batch_id).subquery()
         query = sa.select(batches, sa.func.coalesce(counted.c.sessions, 0).label("sessions"))
         joined = query.outerjoin(counted, counted.c.batch_id == batches.c.id)
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             rows = connection.execute(joined.order_by(batches.c.created_at, batches.c.id)).all()
         return [
             {"batch_id": row.id, "state": row.state, "sessions": row.sessions,
@@ -154,13 +154,13 @@ class ClickStore:
         """Close the batch that collects: ``release_id, batch_id, released_at``. The same id again,
         at whatever time and from wherever, gives the same batch. Raises NotFound where no
         session has come since the last release."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             return release(connection, release_id)
 
     def set_batch_state(self, batch_id: str, state: str) -> None:
         """A released batch is trained with, given back, archived. Raises NotFound,
         IllegalTransition."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             before = _state(connection, batch_id, lock=True)
             if before == state:
                 return
@@ -232,7 +232,7 @@ def _checked(make: Any, fields: Record) -> Record:
         raise DataError(f"not JSON: {error}") from None
 
 
-def _once(database: Database, table: sa.Table) -> Any:
+def once(database: Database, table: sa.Table) -> Any:
     """An insert that leaves a row with the same key as it is."""
     from sqlalchemy.dialects import postgresql, sqlite
 
@@ -240,7 +240,7 @@ def _once(database: Database, table: sa.Table) -> Any:
     return insert(table).on_conflict_do_nothing()
 
 
-def _collecting(connection: sa.Connection) -> str:
+def collecting(connection: sa.Connection) -> str:
     """The batch that collects, made if there is none; it is not released before this transaction
     ends."""
     query = sa.select(batches.c.id).where(batches.c.state == "collecting")

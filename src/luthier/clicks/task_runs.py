@@ -310,7 +310,9 @@ def _why_not(connection: sa.Connection, order: Order, tuned: Tuned) -> str | Non
 
 def by_method(home: Home, order: Order) -> Tuned:
     """Train as the plugin says that the task's metadata names. Raises what the training raises."""
+    from luthier.clicks.experiments import FineTuningIteration
     from luthier.clicks.methods import find_method, find_methods
+    from luthier.clicks.recording import iterate
     from luthier.clicks.tuning import run
     from luthier.runs.connection import using
 
@@ -331,7 +333,9 @@ def by_method(home: Home, order: Order) -> Tuned:
         finally:
             store.close()
         builder = method.get_fine_tuning_builder(sessions)
-        return _tuned(run(builder, model=order.start, idempotency_key=order.key))
+        iteration = FineTuningIteration(order.batch_id, order.start, str(name))
+        words = {"model": order.start, "idempotency_key": order.key}
+        return _tuned(iterate(builder, iteration, lambda: run(builder, **words), home))
 
 
 def _tuned(done: Any) -> Tuned:
