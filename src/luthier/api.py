@@ -74,7 +74,7 @@ def fit(
     scheduler_step: Literal["batch", "epoch"] | None = None,
     *,
     search: Mapping[str, Any] | str | None = None,
-    update: Mapping[str, Any] | str | None = None,
+    update: Mapping[str, Any] | str | bool | None = None,
     args: Any = None,
     wait: bool = False,
     idempotency_key: str | None = None,
@@ -93,7 +93,7 @@ def fit(
         callbacks: from ``luthier.callback``.
         search: ranges by word, and the settings of the search; or "default". See docs/search.md.
         update: learn on without forgetting: an updater by name, or ``{"updater": "DER",
-            "memory_size": 500, …}``. See docs/continual.md.
+            "memory_size": 500, …}``; True: the recommended one. See docs/continual.md.
         args: ``luthier.TrainingArguments`` instead of the words for how to train.
         wait: stay, show progress, and return the finished run. Ctrl-C leaves it running.
         idempotency_key: submitting the same key again returns the same run.

@@ -108,6 +108,8 @@ class TestFit(DoorCase):
             }.items()
         ),
         Word("update", "DER", "update.updater"),
+        Word("update", True, "update.updater", becomes="Robust-DER"),
+        Word("updater", "default", "update.updater", becomes="Robust-DER"),
         Word("update", {"updater": "ER", "memory_size": 9}, "update.memory_size", becomes=9),
         Word("updater", "EWC", "update.updater"),
         *(

@@ -65,12 +65,13 @@ def fit_spec(
     loss_optimizer: str | None = None,
     loss_optimizer_options: Mapping[str, Any] | None = None,
     search: Mapping[str, Any] | str | None = None,
-    update: Mapping[str, Any] | str | None = None,
+    update: Mapping[str, Any] | str | bool | None = None,
     **training: Any,
 ) -> JobSpec:
     """The spec that these words describe.
 
-    update: the name of an updater, or fields of ``UpdateSpec``; these are words as well.
+    update: the name of an updater, or fields of ``UpdateSpec``; these are words as well. True, or
+    the name "default": what ``default_updater`` says.
     ``training`` takes any field of ``TrainingSpec`` by its own name (``max_steps``, ``seed``,
     ``precision``, …), of ``AdapterSpec`` (``lora_r``, …), ``UpdateSpec`` or ``ProcessingSpec``,
     ``task``, ``num_fixed_layers``, and ``towers``. Raises SpecError with every problem.
@@ -131,7 +132,7 @@ def fit_spec(
         "task": task,
         "adapter": adapter,
         "processing": processing,
-        "update": _update(update, learns_on, problems),
+        "update": _update(update, learns_on, task, problems),
         "data": {"train": train_data, "eval": eval_data, "val_split": val_split},
         "objective": {
             "loss": loss,
@@ -181,14 +182,28 @@ def _other_words(
     return taken, adapter, processing, update
 
 
+def default_updater(task: str) -> str:
+    """The updater that is recommended for a task: Robust-DER leads on digits and mnist for its
+    time (docs/continual-benchmark.md), and ER where rows have no scores of their own to compare."""
+    whole = ("embedding", "text-classification", "image-classification", "program")
+    return "Robust-DER" if task in whole else "ER"
+
+
 def _update(
-    given: Mapping[str, Any] | str | None, words: dict[str, Any], problems: list[Problem]
+    given: Mapping[str, Any] | str | bool | None,
+    words: dict[str, Any],
+    task: str,
+    problems: list[Problem],
 ) -> dict[str, Any]:
     """The fields of an update, said at once or one by one."""
+    if given is True:
+        given = "default"
     at_once = {"updater": given} if isinstance(given, str) else dict(given or {})
     problems += [Problem(name, "given twice: here and in update")
                  for name in at_once.keys() & words.keys()]  # fmt: skip
     found = {**words, **at_once}
+    if found.get("updater") == "default":
+        found["updater"] = default_updater(task)
     return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in found.items()}
 
 
