@@ -75,7 +75,7 @@ def test_a_task_goes_its_way_and_its_batch_with_it(home, board, clicks, ids):
     assert done["result"]["artifact_id"] == ids[1]
     assert states(clicks) == ["archived", "collecting"]
     assert clicks.list_batches()[0]["batch_id"] == done["batch_id"]
-    assert home.aliases.list() == []  # nobody asked for it
+    assert home.aliases.all() == []  # nobody asked for it
     for verb in (board.cancel_task, board.restart_task, lambda i: run_task(home, i, tune)):
         with pytest.raises(IllegalTransition, match="the task is done"):
             verb(made["id"])
@@ -247,7 +247,7 @@ def test_a_canceled_task_is_never_done(home, board, clicks, ids):
 
     done = run_task(home, made["id"], tune)
     assert (done["status"], done["result"]) == ("canceled", None)
-    assert home.aliases.list() == []
+    assert home.aliases.all() == []
     assert states(clicks) == ["released"]
 
 
@@ -276,7 +276,7 @@ def test_only_what_is_better_becomes_production(home, board, clicks, ids):
         return run_task(home, made["id"], gives(to, verdict))
 
     assert goes(ids[0], ids[1], "worse")["result"]["promoted"] is False
-    assert home.aliases.list() == []
+    assert home.aliases.all() == []
     done = goes(ids[0], ids[1], "better")
     assert done["result"] | {"metrics": None} == {
         "artifact_id": ids[1], "verdict": "better", "start": ids[0], "promoted": True,
@@ -284,7 +284,7 @@ def test_only_what_is_better_becomes_production(home, board, clicks, ids):
     }  # fmt: skip
     done = goes("alias:production", ids[2], "better")
     assert done["result"]["start"] == ids[1]
-    named = {x.name: x.artifact_id for x in home.aliases.list()}
+    named = {x.name: x.artifact_id for x in home.aliases.all()}
     assert named == {"production": ids[2], "previous": ids[1]}
     done = goes("alias:production", ids[3], "no clear difference")
     assert done["detail"] == "not promoted: the verdict is 'no clear difference'"

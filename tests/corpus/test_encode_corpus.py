@@ -231,7 +231,7 @@ def test_a_damaged_part_is_made_again(tmp_path):
 def test_a_manifest_names_model_and_data(tmp_path):
     path, where = items(tmp_path), tmp_path / "vectors"
     encoded(path, str(where), Counting())
-    found = json.loads((where / "current" / "manifest.json").read_text())
+    found = json.loads((where / "current" / "_manifest.json").read_text())
     assert (found["model"], found["rows"], found["dim"], found["file"]) == ("m1", 25, 3, str(path))
     assert found["data"] == Items(path).survey().sha256
     assert sum(part["rows"] for part in found["files"].values()) == 25
@@ -240,7 +240,7 @@ def test_a_manifest_names_model_and_data(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"id": "a", "text": "x"}\n{"id": "b"}\n', "row 2, column text: it lacks"),
+        ('{"id": "a", "text": "x"}\n{"id": "b"}\n', "row 2, column text: this row lacks"),
         ('{"id": "a", "text": "x"}\n{"id": "b", "text": 3}\n', "row 2, column text: is no text: 3"),
         ('{"id": " ", "text": "x"}\n', "row 1, column id: it is empty"),
         ('{"id": "a", "text": "x"}\n{"id": "b", "text": "y"}\n{"id": "a", "text": "z"}\n',

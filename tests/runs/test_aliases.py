@@ -37,7 +37,7 @@ def test_a_promotion_keeps_what_was_there_and_a_rollback_brings_it_back(home, id
     a, b, c, _ = ids
     names = home.aliases
     names.promote(a, by="ann", note="first")
-    assert [x.name for x in names.list()] == ["production"]
+    assert [x.name for x in names.all()] == ["production"]
     names.promote(b[:8])
     names.promote(c)
     assert (names.find("production").artifact_id, names.find("alias:previous").artifact_id) == (
@@ -47,7 +47,7 @@ def test_a_promotion_keeps_what_was_there_and_a_rollback_brings_it_back(home, id
     assert names.rollback(by="eve").artifact_id == b
     assert names.find("previous").artifact_id == a
     assert names.rollback().artifact_id == a
-    assert [x.name for x in names.list()] == ["production"]  # nothing was before the first
+    assert [x.name for x in names.all()] == ["production"]  # nothing was before the first
     with pytest.raises(IllegalTransition, match="was nothing else before"):
         names.rollback()
     told = [(x.action, x.artifact_id, x.by) for x in names.history("production")]
@@ -127,7 +127,7 @@ def test_a_walk_of_changes_is_as_a_list_would_have_it(home, ids):
             home.aliases.promote(chosen)
             if not stack or stack[-1] != chosen:
                 stack.append(chosen)
-        known = {x.name: x.artifact_id for x in home.aliases.list()}
+        known = {x.name: x.artifact_id for x in home.aliases.all()}
         expected = {"production": stack[-1]} | ({"previous": stack[-2]} if stack[1:] else {})
         assert known == expected
 

@@ -35,7 +35,7 @@ def add_verbs(app: typer.Typer) -> None:
 
 def list_aliases(home: Home = None, as_json: Json = False) -> None:
     """The names of artifacts, such as production. alias:NAME does wherever an artifact does."""
-    found = _place(home).aliases.list()
+    found = _place(home).aliases.all()
     show(
         [dataclasses.asdict(alias) for alias in found],
         as_json,

@@ -334,8 +334,11 @@ def by_method(home: Home, order: Order) -> Tuned:
             store.close()
         builder = method.get_fine_tuning_builder(sessions)
         iteration = FineTuningIteration(order.batch_id, order.start, str(name))
-        words = {"model": order.start, "idempotency_key": order.key}
-        return _tuned(iterate(builder, iteration, lambda: run(builder, **words), home))
+
+        def train() -> Any:
+            return run(builder, model=order.start, idempotency_key=order.key)
+
+        return _tuned(iterate(builder, iteration, train, home))
 
 
 def _tuned(done: Any) -> Tuned:

@@ -69,7 +69,7 @@ class FineTuningTasks:
         if not isinstance(request, FineTuningTaskRunRequest):
             request = FineTuningTaskRunRequest(**request)
         text = _json(request)
-        row = {
+        row: dict[str, Any] = {
             "id": f"{time.time_ns():016x}{secrets.token_hex(4)}",  # sorts by time
             "request": text, "idempotency_key": request.idempotency_key,
             "embedding_model_id": request.embedding_model_id, "batch_id": request.batch_id,

@@ -25,7 +25,8 @@ from luthier.errors import Conflict, StoreError
 from luthier.store import atomic
 from luthier.store.bundle import sha256_of
 
-PLAN, MANIFEST, CURRENT = "plan.json", "manifest.json", "current"
+#: Names that readers of Parquet overlook in a folder.
+PLAN, MANIFEST, CURRENT = "_plan.json", "_manifest.json", "current"
 
 
 class Folder:

@@ -82,7 +82,7 @@ class Aliases:
         hint = nearest(name, known) or (f"there are: {', '.join(sorted(known))}" if known else None)
         raise NotFound(f"no alias is called '{name}'", hint=hint)
 
-    def list(self) -> list[Alias]:
+    def all(self) -> list[Alias]:
         """All names that stand for something, by name."""
         query = sa.select(aliases.c.name).where(aliases.c.artifact_id.is_not(None))
         with self._database.read() as connection:
