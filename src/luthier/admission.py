@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.engine import cards as engine_cards
 from luthier.engine import decisions
+from luthier.engine.ranking_problems import problems as ranking_problems
 from luthier.errors import DataError, Problem, SpecError, nearest
 from luthier.models import catalog
 from luthier.objectives.problems import problems as objective_problems
@@ -217,6 +218,7 @@ def check(spec: JobSpec, form: Form | None, devices: Iterable[str]) -> list[Prob
         *engine_cards.problems(spec.training),
         *(update_problems(spec) if spec.task != "program" else ()),
         *decisions.problems(spec),
+        *ranking_problems(spec, form),
         *_device_problems(spec.training.device, set(devices)),
         *_missing_extras(spec),
     ]

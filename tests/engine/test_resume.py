@@ -14,7 +14,7 @@ from luthier.engine.run import run
 from luthier.registry import cards
 
 OPTIMIZERS = [c.name for c in cards("optimizer")]
-SCHEDULES = [c.name for c in cards("scheduler") if c.name != "cosine_with_min_lr"]
+SCHEDULES = [c.name for c in cards("scheduler") if c.name not in ("cosine_with_min_lr", "step")]
 
 
 def weights(folder: Path) -> dict[str, str]:

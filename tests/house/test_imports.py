@@ -51,7 +51,8 @@ MAY = {
     "callback": FOUNDATION,
     "admission": FOUNDATION
     | {"store", "data", "models", "objectives", "runs", "doors", "callback", "engine.cards",
-       "engine.control", "engine.decisions", "tasks", "updaters", "search"},
+       "engine.control", "engine.decisions", "engine.ranking_problems", "tasks", "updaters",
+       "search"},
     # clicks.tuning goes the whole way, from a log to a model that was compared
     "clicks": FOUNDATION
     | {"data", "batches", "store", "evaluation", "runs", "admission", "api", "doors", "inference",

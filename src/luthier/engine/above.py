@@ -18,6 +18,7 @@ import torch
 
 from luthier.engine.control import Listener
 from luthier.engine.prefix import DistinctTexts, Store, StoredPrefix
+from luthier.engine.ranking_learner import sides
 from luthier.errors import DiskFull
 from luthier.models.freezing import NotResumable, embed_above, fixed_part
 from luthier.models.text import TextModel, evaluating
@@ -67,7 +68,7 @@ class Above:
         if self._held_out is None and self._used:
             rows = np.arange(len(learner.reads))
             distinct = DistinctTexts.of(learner.texts, learner.reads.roles, rows)
-            self._held_out = self._stored(model, distinct)
+            self._held_out = self._stored(sides(model)[1], distinct)  # of both: they began alike
             if self._held_out is not None:
                 learner.texts = distinct.numbered(learner.texts)
         trained = model.prefix
@@ -81,7 +82,9 @@ class Above:
         """The file of these texts, made where there is none."""
         if not self._used or fixed_part(model) != "backbone":
             return None
-        mine = model is self._setup.model  # whose fixed weights stay; others are compared by hash
+        mine = (
+            model is sides(self._setup.model)[1]
+        )  # whose fixed weights stay; others are compared by hash
         if mine and texts.digest in self._known:
             return self._known[texts.digest]
         folder = self._setup.place.cache / "prefix"

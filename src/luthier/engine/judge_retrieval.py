@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from luthier.engine.above import Above
 from luthier.engine.control import Control, Listener, obeying
 from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.precision import encoding_in, encoding_precision
-from luthier.engine.ranking_learner import RankingLearner
+from luthier.engine.ranking_learner import RankingLearner, sides
 from luthier.engine.read import Data
 from luthier.engine.setup import Setup, train_form
 from luthier.errors import Problem, SpecError
@@ -60,19 +60,29 @@ class RetrievalJudge:
         if self.callback:
             batch = self.callback.batch_size
 
-        def encode(texts: Sequence[str]) -> np.ndarray:
-            if (known := self._above.encode(model, texts)) is not None:
-                return known
-            word = encoding_precision(model, texts, place, plain, self.tell)
-            with encoding_in(model, word):
-                vectors: np.ndarray = model.encode(
-                    texts, batch_size=batch, normalize=False, progress=lambda _: self._obey()
-                )
-            return vectors
+        def encoder(tower: Any) -> Callable[[Sequence[str]], np.ndarray]:
+            def encode(texts: Sequence[str]) -> np.ndarray:
+                if (known := self._above.encode(tower, texts)) is not None:
+                    return known
+                word = encoding_precision(tower, texts, place, plain, self.tell)
+                with encoding_in(tower, word):
+                    vectors: np.ndarray = tower.encode(
+                        texts, batch_size=batch, normalize=False, progress=lambda _: self._obey()
+                    )
+                return vectors
 
-        if self.callback is None:
-            return evaluate(encode, found)
-        return evaluate(encode, found, k=self.callback.limit, distance=self.callback.distance)
+            return encode
+
+        query, items = sides(model)
+        index = None if items is query else encoder(items)
+        if index is not None and found.kind in ("scored", "margin"):
+            hint = "evaluate on rankings or on pairs"
+            problem = Problem("model.towers", "two towers score no pairs of like texts", hint)
+            raise SpecError([problem])
+        words: dict[str, Any] = {}
+        if self.callback is not None:
+            words = {"k": self.callback.limit, "distance": self.callback.distance}
+        return evaluate(encoder(query), found, encode_index=index, **words)
 
     def evaluate_quickly(self, model: Any) -> Evaluation | None:
         return self.evaluate(model)

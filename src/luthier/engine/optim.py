@@ -15,6 +15,7 @@ from transformers.optimization import get_scheduler
 
 from luthier.engine.device import Device
 from luthier.errors import Problem, SpecError
+from luthier.models.towers import QUERY
 from luthier.registry import find
 from luthier.spec import TrainingSpec
 
@@ -152,7 +153,7 @@ def build_optimization(
         raise SpecError(
             [Problem("model", "no parameter is left to train", "unfreeze, or add a head")]
         )
-    groups = _groups(trainable, training.learning_rate, training.optim_args, layers)
+    groups = _of_both_sides(trainable, training, layers)
     if spared and training.optim_args.get("weight_decay"):
         groups = _without_decay(groups, {id(p) for n, p, _ in trainable if n in spared})
     optimizers = _build(
@@ -196,6 +197,23 @@ def given_optimization(
     return Optimization(
         optimizers, schedulers, per_epoch, built.max_grad_norm, built.parameters, built.device
     )
+
+
+def _of_both_sides(
+    trainable: list[tuple[str, nn.Parameter, int]], training: TrainingSpec, top: int
+) -> list[dict[str, Any]]:
+    """Groups of all parameters; those of the queries' tower, where there are two, with their own
+    rate and decay."""
+    queries = [t for t in trainable if t[0].startswith(QUERY)]
+    others = [t for t in trainable if not t[0].startswith(QUERY)]
+    options, rate = training.optim_args, training.query_learning_rate
+    found = _groups(others, training.learning_rate, options, top)
+    if not queries:
+        return found
+    theirs = _groups(queries, training.learning_rate if rate is None else rate, options, top)
+    if training.query_weight_decay is not None:
+        theirs = [{**group, "weight_decay": training.query_weight_decay} for group in theirs]
+    return found + theirs
 
 
 def _groups(

@@ -90,7 +90,7 @@ def use_prefix(
 
     The choice is made once a run. What speaks against is told in the log.
     """
-    model: TextModel = learner.model
+    model: TextModel = getattr(learner.model, "item_tower", learner.model)  # towers began alike
     part = fixed_part(model)
     if part is None or not steps:
         return
@@ -125,7 +125,7 @@ def use_prefix(
         say(f"output is computed in each step: {reason}")
         return
     store.fill(tell)  # again, where the cache was emptied meanwhile
-    model.prefix = store.open()
+    learner.model.prefix = store.open()
     learner.texts = texts.numbered(learner.texts)
     say(f"output is computed once for {len(texts.lengths):,} texts, {store.size / 1e6:.1f} MB")
 

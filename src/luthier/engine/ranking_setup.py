@@ -13,6 +13,7 @@ from luthier.engine.device import Device
 from luthier.engine.ranking_learner import RankingLearner
 from luthier.errors import DataError
 from luthier.objectives.lists import Phase
+from luthier.registry import find
 from luthier.spec import JobSpec, TrainingSpec
 
 if TYPE_CHECKING:
@@ -58,12 +59,13 @@ def shared_decay(spec: JobSpec) -> TrainingSpec:
     rate, decay = training.query_learning_rate, training.query_weight_decay
     if spec.model.towers == "two" or (rate is None and decay is None):
         return training
-    items = training.optim_args.get("weight_decay", 0.0)
+    defaults = {option.name: option.default for option in find("optimizer", training.optim).options}
+    if "weight_decay" not in defaults:
+        return training
+    items = training.optim_args.get("weight_decay", defaults["weight_decay"])
     rate = training.learning_rate if rate is None else rate
     both = rate * (items if decay is None else decay) + training.learning_rate * items
     options = {**training.optim_args, "weight_decay": both / training.learning_rate}
-    if not both:
-        options = dict(training.optim_args)
     return training.model_copy(update={"optim_args": options})
 
 

@@ -23,6 +23,7 @@ from luthier.engine.memory import MOST_ROWS, rows_that_fit
 from luthier.engine.optim import Optimization, build_optimization
 from luthier.engine.precision import resolve_precision
 from luthier.engine.prefix import use_prefix
+from luthier.engine.ranking_learner import sides
 from luthier.engine.ranking_setup import ranking_learner, shared_decay, use_phases
 from luthier.engine.read import Data, Place
 from luthier.engine.resolved import RESOLVED, Resolved
@@ -45,6 +46,7 @@ from luthier.models.dropout import set_fast_dropout
 from luthier.models.execution import choose
 from luthier.models.loading import load_text_model
 from luthier.models.tokens import Tokens
+from luthier.models.towers import load_towers
 from luthier.models.vocabulary import trained
 from luthier.objectives import build_objective, needs
 from luthier.spec import JobSpec
@@ -261,7 +263,8 @@ def _load_model(
         source = begun.weights
     else:
         source = place.artifacts(spec.model.artifact) if spec.model.artifact else None
-    model = load_text_model(spec.model, artifact=source, device=str(device.torch))
+    opened = load_towers if spec.model.towers == "two" else load_text_model
+    model: Any = opened(spec.model, artifact=source, device=str(device.torch))
     if adapted:
         add_lora(model, spec.adapter, spec.model.name)
         model.to(device.torch)
@@ -338,7 +341,8 @@ def _choose_execution(
 
     def decide() -> list[str]:
         sample = np.union1d(longest_rows(learner.dataset, _PROBED_ROWS), np.arange(min(rows, 32)))
-        execution, reason = choose(model, Tokens.join(learner.fetch(sample).columns))
+        columns = learner.fetch(sample).columns
+        execution, reason = choose(sides(model)[1], Tokens.join(columns))
         if reason:
             tell("log", {"level": "info", "message": f"texts run {execution}: {reason}"})
         if wanted == "packed" != execution:

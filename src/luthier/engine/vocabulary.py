@@ -41,6 +41,8 @@ def use_active_vocabulary(
     same training and saves something. Chosen once a run; never in the middle of one, and not
     where a run would first have to wait until all its texts are ``tokenized``."""
     model: TextModel = learner.model
+    if not isinstance(model, TextModel):  # two towers have two tables
+        return
     if unfit(model) or inexact(training.optim, training.optim_args):
         return
     table = model.token_embedding.weight

@@ -16,6 +16,9 @@ from luthier.errors import ModelError
 #: The only classes besides sentence-transformers' own that a model's folder may name.
 OUR_MODULES = ("luthier.models.pooling.GeM",)
 
+#: In a folder of two towers: what says which route has which modules.
+ROUTER = "router_config.json"
+
 #: A safetensors header above this is an attack or garbage (the format's own limit).
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -38,6 +41,7 @@ class ModelFolder:
     that the encoder has positions for; None when nothing limits it. foreign_modules: classes
     in modules.json that are neither sentence-transformers' nor ours. own_code: classes of the
     encoder that come with the files, needed only where transformers lacks the architecture.
+    towers: there are two, of queries and of items; the facts are those of the items'.
     """
 
     path: Path
@@ -49,6 +53,7 @@ class ModelFolder:
     dropout_fields: tuple[str, ...]
     foreign_modules: tuple[str, ...] = ()
     own_code: tuple[str, ...] = ()
+    towers: bool = False
 
 
 def read_folder(path: Path) -> ModelFolder:
@@ -56,6 +61,8 @@ def read_folder(path: Path) -> ModelFolder:
     if not path.is_dir():
         what = "is a file, not the folder of a model" if path.exists() else "no such folder"
         raise ModelError(what, where=str(path), hint="give the folder that holds config.json")
+    if is_router(path):
+        return _read_router(path)
     modules = _modules(path)
     root = path
     if modules:
@@ -97,6 +104,55 @@ def read_folder(path: Path) -> ModelFolder:
         dropout_fields=dropout_fields(config),
         foreign_modules=_foreign(modules),
         own_code=tuple(str(v) for v in (config.get("auto_map") or {}).values()),
+    )
+
+
+def is_router(path: Path) -> bool:
+    """Whether a folder holds the two towers of a sentence-transformers Router."""
+    return (path / ROUTER).is_file() and (path / "modules.json").is_file()
+
+
+def _read_router(path: Path) -> ModelFolder:
+    """The facts of the items' tower; both are checked."""
+    told = _mapping(path / ROUTER)
+    structure, types = told.get("structure"), told.get("types")
+    if not isinstance(structure, dict) or not isinstance(types, dict):
+        raise ModelError("has no structure and types", where=str(path / ROUTER))
+    if set(structure) != {"query", "document"}:
+        raise ModelError(
+            f"has the routes {', '.join(map(str, structure))}",
+            where=str(path / ROUTER),
+            hint="the routes of two towers are query and document",
+        )
+    found = [_read_route(path, list(structure[route]), types) for route in ("query", "document")]
+    return found[1]
+
+
+def _read_route(path: Path, names: list[str], types: dict[str, Any]) -> ModelFolder:
+    modules = [{"type": str(types.get(name, "")), "path": name} for name in names]
+    for module in modules:
+        part = Path(str(module["path"]))
+        if part.is_absolute() or ".." in part.parts:
+            raise ModelError(f"names a module outside the folder: {part}", where=str(path / ROUTER))
+    if not modules or not modules[0]["type"].endswith(".Transformer"):
+        raise ModelError("a route starts with no Transformer", where=str(path / ROUTER))
+    for module in modules[1:]:
+        _check_module(path, module)
+    root = path / modules[0]["path"]
+    config = _mapping(root / "config.json")
+    _check_weights(root)
+    classes = tuple(m["type"].rpartition(".")[2] for m in modules)
+    return ModelFolder(
+        path=path,
+        kind="sentence-transformers",
+        modules=classes,
+        head="Dense" in classes,
+        positions=positions_of(config),
+        model_type=str(config["model_type"]),
+        dropout_fields=dropout_fields(config),
+        foreign_modules=_foreign(modules),
+        own_code=tuple(str(v) for v in (config.get("auto_map") or {}).values()),
+        towers=True,
     )
 
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -28,7 +28,7 @@ from torch import nn
 
 from luthier.errors import LuthierError, ModelError, SpecError
 from luthier.models.catalog import Located, problems, resolve
-from luthier.models.folder import ModelFolder, dropout_fields, read_folder
+from luthier.models.folder import ModelFolder, dropout_fields, is_router, read_folder
 from luthier.models.freezing import fix_layers
 from luthier.models.pooling import GeM
 from luthier.models.text import TextModel
@@ -80,13 +80,16 @@ def load_text_model(spec: ModelSpec, *, artifact: Path | None, device: str) -> T
     if found:
         raise SpecError(found)
     located = Located(spec.name, path=artifact) if artifact is not None else resolve(spec.name)
+    if located.path is not None and is_router(located.path):
+        hint = "model.towers='two' trains them on rankings"
+        raise ModelError("has two towers, of queries and of items", where=str(located), hint=hint)
     model = _open(located, spec.options, device)
     if "pooler" in spec.options or "pooler_options" in spec.options:
         _set_pooler(model, spec.options, str(located))
     if spec.output_dim is not None:
         _add_head(model, spec.output_dim, continuing=artifact is not None)
     if spec.freeze:
-        _freeze(model, str(located))
+        freeze_all_but_heads(model, str(located))
     loaded = TextModel(model.to(_device(device)))
     if spec.num_fixed_layers:
         fix_layers(loaded, spec.num_fixed_layers, str(located))
@@ -94,7 +97,11 @@ def load_text_model(spec: ModelSpec, *, artifact: Path | None, device: str) -> T
 
 
 def open_text_model(folder: Path, *, device: str = "auto") -> TextModel:
-    """Open a folder that ``TextModel.save`` wrote, as it was saved."""
+    """Open a folder that ``TextModel.save`` wrote, as it was saved; of two towers, both."""
+    if is_router(folder):
+        from luthier.models.towers import open_towers
+
+        return cast(TextModel, open_towers(folder, device=device))
     return TextModel(_open(Located(str(folder), path=folder), {}, device).to(_device(device)))
 
 
@@ -112,7 +119,21 @@ def quietly() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _open(located: Located, options: Mapping[str, Any], device: str) -> SentenceTransformer:
+def placed(model: SentenceTransformer, device: str, where: str) -> SentenceTransformer:
+    """A model whose modules are at hand, checked and on its device."""
+    _check(model, where)
+    _limit_length(model, {}, where)
+    return model.to(_device(device))
+
+
+def open_modules(located: Located) -> SentenceTransformer:
+    """A folder as it was saved, whatever its modules are; see ``towers.py``."""
+    return _open(located, {}, "cpu", check=False)
+
+
+def _open(
+    located: Located, options: Mapping[str, Any], device: str, *, check: bool = True
+) -> SentenceTransformer:
     folder = read_folder(located.path) if located.path is not None else None
     trusted = os.environ.get("LUTHIER_TRUST_REMOTE_CODE") == "1"
     foreign = _foreign_code(folder) if folder is not None else ()
@@ -140,8 +161,9 @@ def _open(located: Located, options: Mapping[str, Any], device: str) -> Sentence
         with _missing_weights(where), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = _sentence_transformer(where, arguments)
-    _check(model, where)
-    _limit_length(model, options, where)
+    if check:
+        _check(model, where)
+        _limit_length(model, options, where)
     return model
 
 
@@ -280,7 +302,7 @@ def _width(module: nn.Module) -> int | None:
     return int(found) if found else None
 
 
-def _freeze(model: SentenceTransformer, where: str) -> None:
+def freeze_all_but_heads(model: SentenceTransformer, where: str) -> None:
     heads = [module for module in model.children() if isinstance(module, Dense)]
     if not heads:
         raise ModelError(
