@@ -85,7 +85,7 @@ CASES: tuple[Case, ...] = (
             f"all texts of {length} tokens, batch 32",
             f"uniform-{length}",
             max_seq_length=length,
-            rows=2048,
+            rows=2048 if length > 16 else 6144,
             steps=max(2, 512 // length),
         )
         for length in (16, 64, 256)
