@@ -23,7 +23,7 @@ class TextMethod(clicks.FineTuningMethod):
         )
         return clicks.FineTuningBuilder(
             clicks.FineTuningSettings(
-                loss_func=clicks.CosineProbMarginRankingLoss(), num_epochs=2, batch_size=16
+                loss_func=clicks.ProbMarginRankingLoss(), num_epochs=2, batch_size=16
             ),
             {"num_fixed_layers": [0], "query_lr": [2e-5, 1e-4], "items_lr": [2e-5],
              "query_weight_decay": [0.0], "items_weight_decay": [0.0], "margin": [0.2],

@@ -63,6 +63,9 @@ def prepare_data(
     sessions = converter.queries(sessions, query_retriever)
     items = converter.items(clickstream_sessions)
     rows = loader.load(items)
+    if not rows and (others := loader.load()):
+        hint = f"the log has {sessions.item_names[0]!r}, a row is {others[0]!r:.100}"
+        raise DataError("no item of the log is in the catalogue", file=loader.file, hint=hint)
     catalogue = items_set_manager.catalogue(rows, loader.file)
     return ranking_data(splitter.split(sessions), catalogue, items_set_manager)
 

@@ -57,17 +57,18 @@ class Sides:
         return found
 
 
-def sides(model: Model, data: RankingData, queries: Sequence[str], home: Home) -> Sides:
-    """Vectors by a model, made in a process of its own. Raises ModelError."""
+def sides(
+    models: Sequence[Model], data: RankingData, queries: Sequence[str], home: Home
+) -> list[Sides]:
+    """Vectors by each model, made in a process of their own. Raises ModelError."""
     items = data.test_items
-    left, right = encoded(
-        model, queries, items.parts.texts, home.cache / "clicks" / "vectors", str(home.path)
-    )
-    whole = aggregate(right, items.parts, data.aggregation).astype(np.float32)
-    return Sides(
-        left, whole, {text: row for row, text in enumerate(queries)},
-        {name: row for row, name in enumerate(items.ids)},
-    )  # fmt: skip
+    folder = home.cache / "clicks" / "vectors"
+    query = {text: row for row, text in enumerate(queries)}
+    item = {name: row for row, name in enumerate(items.ids)}
+    return [
+        Sides(left, aggregate(right, items.parts, data.aggregation).astype(np.float32), query, item)
+        for left, right in encoded(models, queries, items.parts.texts, folder, str(home.path))
+    ]
 
 
 def all_queries(*parts: Sessions | None) -> list[str]:

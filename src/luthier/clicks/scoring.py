@@ -8,10 +8,12 @@ request, so that the same is not computed twice.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from luthier.clicks.rankers import RANKERS
 from luthier.clicks.sessions import Floats, Ints
 from luthier.errors import ModelError
+from luthier.store.atomic import write_bytes
 
 Vectors = NDArray[np.float32]
 #: Impressions that are scored at a time.
@@ -42,69 +45,87 @@ class Model:
 
 
 def encoded(
-    model: Model, queries: Sequence[str], items: Sequence[str], folder: Path, home: str
-) -> tuple[Vectors, Vectors]:
-    """Vectors of queries [q, d] and of items [i, d]. home: where artifacts are. Raises ModelError
-    with what the process said."""
-    facts = {"model": model.name, "artifact": model.artifact, "options": dict(model.options),
-             "device": model.device, "home": home}  # fmt: skip
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for texts in (queries, items):
-        digest.update(f"\0{len(texts)}".encode())
-        for text in texts:
+    models: Sequence[Model], queries: Sequence[str], items: Sequence[str], folder: Path, home: str
+) -> list[tuple[Vectors, Vectors]]:
+    """By each model the vectors of queries [q, d] and of items [i, d]; what is not known yet, in
+    one process. home: where artifacts are. Raises ModelError with what the process said."""
+    texts = hashlib.sha256()
+    for side in (queries, items):
+        texts.update(f"\0{len(side)}".encode())
+        for text in side:
             data = text.encode("utf-8", "surrogatepass")
-            digest.update(f"\0{len(data)}:".encode() + data)
-    place = folder / digest.hexdigest()[:32]
-    if not (place / "items.npy").is_file():
-        _encode(facts, queries, items, place)
-    return np.load(place / "queries.npy"), np.load(place / "items.npy")
+            texts.update(f"\0{len(data)}:".encode() + data)
+    shared = folder / texts.hexdigest()[:32]
+    requests = []
+    for model in models:
+        facts = {"model": model.name, "artifact": model.artifact, "options": dict(model.options),
+                 "device": model.device, "home": home}  # fmt: skip
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+        requests.append((shared / digest, facts))
+    missing = [each for each in requests if not (each[0] / "items.npy").is_file()]
+    if missing:
+        _encode(missing, queries, items, shared)
+    return [(np.load(place / "queries.npy"), np.load(place / "items.npy")) for place, _ in requests]
 
 
 def _encode(
-    facts: dict[str, Any], queries: Sequence[str], items: Sequence[str], place: Path
+    requests: Sequence[tuple[Path, dict[str, Any]]],
+    queries: Sequence[str],
+    items: Sequence[str],
+    shared: Path,
 ) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    for name, texts in (("queries", queries), ("items", items)):
-        table = pa.table({"text": pa.array(texts, pa.string())})
-        with pa.OSFile(str(place / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(
-            sink, table.schema
-        ) as writer:  # fmt: skip
-            writer.write_table(table)
-    (place / "request.json").write_text(json.dumps(facts))
-    done = subprocess.run(
-        [sys.executable, "-m", "luthier.clicks.scoring", str(place / "request.json")],
-        capture_output=True, text=True, check=False,
-        env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix=".texts-", dir=_made(shared)) as texts:
+        for name, side in (("queries", queries), ("items", items)):
+            table = pa.table({"text": pa.array(side, pa.string())})
+            with pa.OSFile(f"{texts}/{name}.arrow", "wb") as sink, pa.ipc.new_file(
+                sink, table.schema
+            ) as writer:  # fmt: skip
+                writer.write_table(table)
+        places = [[str(place), facts] for place, facts in requests]
+        request = Path(texts) / "request.json"
+        request.write_text(json.dumps(places))
+        done = subprocess.run(
+            [sys.executable, "-m", "luthier.clicks.scoring", str(request)],
+            capture_output=True, text=True, check=False,
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+        )  # fmt: skip
     if done.returncode:
         last = (done.stdout.strip() or done.stderr.strip() or "it was killed").splitlines()[-1]
-        raise ModelError(f"the process that makes vectors failed: {last}", where=facts["model"])
-    for name in ("queries", "items"):
-        (place / f"{name}.arrow").unlink()
+        where = requests[0][1]["model"]
+        raise ModelError(f"the process that makes vectors failed: {last}", where=where)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def main(request: Path) -> None:
     """What the process does."""
-    from luthier import api, inference
-    from luthier.store.atomic import write_bytes
+    sides = {}
+    for name in ("queries", "items"):
+        with pa.memory_map(str(request.parent / f"{name}.arrow")) as source:
+            sides[name] = pa.ipc.open_file(source).read_all()["text"].to_pylist()
+    for place, facts in json.loads(request.read_text()):
+        encoder = _opened(facts)
+        for name, side in (("queries", "query"), ("items", "document")):
+            texts = sides[name]
+            width = encoder.dim
+            found = _side(encoder, side)(texts) if texts else np.zeros((0, width), np.float32)
+            buffer = io.BytesIO()
+            np.save(buffer, found)
+            write_bytes(_made(Path(place)) / f"{name}.npy", buffer.getvalue())
 
-    facts = json.loads(request.read_text())
+
+def _opened(facts: dict[str, Any]) -> Any:
+    from luthier import api, inference
+
     api.connect(facts["home"])
     if facts["artifact"]:
-        encoder = inference.get_model(facts["artifact"], device=facts["device"])
-    else:
-        encoder = inference.build_model(
-            facts["model"], device=facts["device"], model_options=facts["options"] or None
-        )
-    for name, side in (("queries", "query"), ("items", "document")):
-        with pa.memory_map(str(request.parent / f"{name}.arrow")) as source:
-            texts = pa.ipc.open_file(source).read_all()["text"].to_pylist()
-        vectors = _side(encoder, side)(texts) if texts else np.zeros((0, encoder.dim), np.float32)
-        import io
-
-        buffer = io.BytesIO()
-        np.save(buffer, vectors)
-        write_bytes(request.parent / f"{name}.npy", buffer.getvalue())
+        return inference.get_model(facts["artifact"], device=facts["device"])
+    return inference.build_model(
+        facts["model"], device=facts["device"], model_options=facts["options"] or None
+    )
 
 
 def _side(encoder: Any, side: str) -> Any:

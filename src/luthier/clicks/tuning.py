@@ -121,6 +121,8 @@ def tune(
 
     Raises DataError, SpecError, ModelError, TrainingError. The same call again finds the same run.
     """
+    settings = settings or default_settings(loss, epochs, batch_size)
+    initial = given_params(params, settings)  # what is wrong with them is told before any reading
     found = read_sessions(sessions, format=format, events=events, columns=columns, say=say)
     if clean:
         done = cleaned(found)
@@ -138,10 +140,9 @@ def tune(
     data = ranking_data(
         split_sessions(found, test_size_ratio=test_size, by=split, seed=seed), catalogue, manager
     )
-    settings = settings or default_settings(loss, epochs, batch_size)
     builder = FineTuningBuilder(
         fine_tuning_settings=settings,
-        initial_params=given_params(params, settings),
+        initial_params=initial,
         ranking_data=data,
         initial_max_evals=trials,
     )
@@ -200,10 +201,8 @@ def run(
     if not (folder / "metrics.json").is_file():
         say("comparing both models on the searches that were held out")
         queries = proof.all_queries(data.train, data.test)
-        sides = [
-            proof.sides(which, data, queries, home)
-            for which in (start, Model(start.name, job.artifact_id, device=start.device))
-        ]
+        tuned = Model(start.name, job.artifact_id, device=start.device)
+        sides = proof.sides([start, tuned], data, queries, home)
         told = proof.prove(
             data, settings, begun.debiasing, *sides, train=begun.train,
             accumulators=builder.accumulators, history=_history(job, home), name=job.name,
@@ -267,7 +266,7 @@ def begin(
     scores = None
     if _needs_scores(params):
         queries = proof.all_queries(data.train, data.test)
-        before = proof.sides(start, data, queries, home)
+        (before,) = proof.sides([start], data, queries, home)
         scores = {"train": before.scores(train, settings.ranker_name)}
         if held is not None:
             scores["validation"] = before.scores(held, settings.ranker_name)
