@@ -269,6 +269,29 @@ def test_canceling_a_task_cancels_its_run(home, board, clicks, ids, monkeypatch)
     assert runs[0].status()["reason"] == "task"
 
 
+def test_the_run_of_a_worker_that_died_is_canceled_with_its_task(
+    home, board, clicks, ids, monkeypatch
+):
+    from luthier.testing.toy_engine import toy_spec
+
+    monkeypatch.setenv("LUTHIER_WORKER", "none")
+    made = board.create_task({"embedding_model_id": ids[0]})
+    runs = []
+
+    def dies(home, order):
+        runs.append(home.submit(toy_spec(3), idempotency_key=order.key))
+        with home.ledger.database.write() as connection:  # as if it had not been heard of for long
+            connection.exec_driver_sql("UPDATE click_tasks SET lease_expires_at = 1")
+        assert board.cancel_task(order.task_id)["status"] == "canceled"
+        return Tuned(ids[1], "better")
+
+    with pytest.raises(LeaseLost):
+        run_task(home, made["id"], dies, lease_s=1000)
+    assert board.get_task(made["id"])["status"] == "canceled"
+    assert runs[0].status() == {"status": "CANCELLED", "details": "", "reason": "task"}
+    assert states(clicks) == ["released"]
+
+
 def test_only_what_is_better_becomes_production(home, board, clicks, ids):
     def goes(start, to, verdict):
         clicks.register_session(f"for {start}{to}{verdict}", "q", RESULTS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from luthier.clicks.tasks import (
     FineTuningTasks,
     Record,
     abandoned,
+    cancel_run,
     change,
     end,
     find,
@@ -30,6 +32,7 @@ from luthier.clicks.tasks import (
     model_key,
     one_at_a_time,
     rival,
+    run_key,
 )
 from luthier.errors import (
     Conflict,
@@ -40,7 +43,7 @@ from luthier.errors import (
 )
 from luthier.runs import process
 from luthier.runs.aliases import promote, standing
-from luthier.runs.tables import now, runs
+from luthier.runs.tables import now
 
 if TYPE_CHECKING:
     from luthier.runs.connection import Home
@@ -90,7 +93,7 @@ def run_task(
     board = FineTuningTasks(home)
     order, epoch = _claim(board, task_id, lease_s)
     if order is None:
-        return board.get_task(task_id)  # refused
+        return board.get_task(task_id)
     heart = _Heart(board, order, epoch, lease_s)
     try:
         tuned = (tune or by_method)(home, order)
@@ -144,7 +147,7 @@ def next_task(board: FineTuningTasks) -> str | None:
 
 
 def _claim(board: FineTuningTasks, task_id: str, lease_s: float) -> tuple[Order | None, int]:
-    """Take a task; no order where it was refused."""
+    """Take a task; no order where it ended instead: canceled, refused, without its model."""
     name = board.get_task(task_id)["embedding_model_id"]
     try:
         key = model_key(board.home, name)  # an alias may stand for another model by now
@@ -180,7 +183,7 @@ def _claim(board: FineTuningTasks, task_id: str, lease_s: float) -> tuple[Order 
             started_at=sa.func.coalesce(tasks.c.started_at, now()),
         )  # fmt: skip
         metadata = json.loads(row.request)["metadata"] or {}
-        order = Order(task_id, key, batch_id, f"task-{task_id}-{row.generation}", metadata)
+        order = Order(task_id, key, batch_id, run_key(row), metadata)
         return order, row.epoch + 1
 
 
@@ -215,31 +218,27 @@ class _Heart:
         self._thread.join()
 
     def _beat_on(self) -> None:
+        beaten = time.monotonic()
         while not self._stopping.wait(min(_ASK_EVERY_S, self._lease_s / 3)):
             with suppress(LuthierError):  # the fence holds whether we beat or not
-                if self._beat():
-                    self._cancel_run()
+                if time.monotonic() - beaten >= self._lease_s / 3:
+                    self._beat()
+                    beaten = time.monotonic()
+                if self._shall_stop():
+                    cancel_run(self._board.home, self._order.key)
 
-    def _beat(self) -> bool:
-        """Whether the task shall stop."""
-        query = (
-            sa.update(tasks)
-            .where(*_mine(self._order.task_id, self._epoch))
-            .values(lease_expires_at=now() + self._lease_s)
-            .returning(tasks.c.cancel_requested_at)
-        )
+    def _beat(self) -> None:
+        mine = _mine(self._order.task_id, self._epoch)
         with self._board.database.write() as connection:
-            row = connection.execute(query).one_or_none()
-        return row is not None and row.cancel_requested_at is not None
+            expires = now() + self._lease_s
+            connection.execute(sa.update(tasks).where(*mine).values(lease_expires_at=expires))
 
-    def _cancel_run(self) -> None:
-        home = self._board.home
-        with home.ledger.database.read() as connection:
-            query = sa.select(runs.c.id).where(runs.c.key == self._order.key)
-            run_id = connection.scalar(query)
-        if run_id is not None:
-            with suppress(IllegalTransition, NotFound):  # it has ended meanwhile
-                home.ledger.cancel(run_id, "task")
+    def _shall_stop(self) -> bool:
+        mine = _mine(self._order.task_id, self._epoch)
+        with self._board.database.read() as connection:
+            return (
+                connection.scalar(sa.select(tasks.c.cancel_requested_at).where(*mine)) is not None
+            )
 
 
 # --- ending ---------------------------------------------------------------------------------------

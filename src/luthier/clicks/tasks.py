@@ -11,6 +11,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -21,7 +22,7 @@ from luthier.clicks.tables import OPEN, TASK_STATUSES, batches, migrate, tasks
 from luthier.errors import Conflict, IllegalTransition, NotFound, Problem, SpecError, nearest
 from luthier.runs import process
 from luthier.runs.aliases import PREFIX
-from luthier.runs.tables import now
+from luthier.runs.tables import now, runs
 
 if TYPE_CHECKING:
     from luthier.runs.connection import Home
@@ -154,11 +155,15 @@ class FineTuningTasks:
             if row.status not in OPEN:
                 message = f"the task is {row.status}; it cannot be canceled any more"
                 raise IllegalTransition(message, where=task_id)
-            if row.status == "pending" or abandoned(connection, row):
+            nobody = row.status == "pending" or abandoned(connection, row)
+            if nobody:
                 end(connection, row, "canceled", "")
             elif row.cancel_requested_at is None:
                 change(connection, task_id, cancel_requested_at=now())
-            return _record(find(connection, task_id))
+            found = _record(find(connection, task_id))
+        if nobody:
+            cancel_run(self.home, run_key(row))  # what a worker that died had begun
+        return found
 
     def _of_key(self, request: FineTuningTaskRunRequest, text: str) -> Record | None:
         key = request.idempotency_key
@@ -176,6 +181,20 @@ class FineTuningTasks:
                 hint="use a new key for a new task",
             )
         return _record(row)
+
+
+def run_key(row: Any) -> str:
+    """The idempotency key of a task's run: the same whenever the task is taken up again."""
+    return f"task-{row.id}-{row.generation}"
+
+
+def cancel_run(home: Home, key: str) -> None:
+    """Stop the run of a task, if there is one that has not ended."""
+    with home.ledger.database.read() as connection:
+        run_id = connection.scalar(sa.select(runs.c.id).where(runs.c.key == key))
+    if run_id is not None:
+        with suppress(IllegalTransition, NotFound):  # it has ended meanwhile
+            home.ledger.cancel(run_id, "task")
 
 
 # --- within a transaction -------------------------------------------------------------------------
