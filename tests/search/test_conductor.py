@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -49,8 +50,12 @@ def test_the_best_trial_is_the_search_s_model(home: Home, start: Start) -> None:
     }  # fmt: skip
     summary = read_summary(home, run.name)
     assert [t.number for t in summary.trials] == [0, 1, 2, 3]
-    page = (home.run_folder(run.record()) / "search.html").read_text()
+    folder = home.run_folder(run.record())
+    page = (folder / "search.html").read_text()
     assert "<svg" in page
+    (link,) = re.findall(r"href='([^']+)'", page)
+    assert (folder / link).parents[1] == folder / "../../artifacts" / run.artifact_id
+    assert (folder / link).parent.is_dir()  # with a real engine the report is in it
 
 
 def test_the_best_trial_s_spec_gives_the_same_model_alone(home: Home, start: Start) -> None:

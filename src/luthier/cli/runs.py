@@ -220,7 +220,10 @@ def _document(run: Run) -> dict[str, Any]:
         "metrics": record.metrics,
         "path": None,
         "report": None,
+        "search_page": None,
     }
+    search = run.home.run_folder(record) / "search.html"
+    document["search_page"] = search if search.is_file() else None
     if record.artifact_id is not None:
         path = run.home.store.artifact(record.artifact_id)
         report = path / "luthier" / "report.html"
@@ -255,7 +258,8 @@ def _print_run(document: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     facts |= {name: when(document[f"{name}_at"]) for name in ("created", "started", "finished")}
     facts["took"] = _took(document["started_at"], document["finished_at"])
     facts["attempts"] = document["attempt"] if document["attempt"] > 1 else None
-    facts |= {name: document[name] for name in ("checkpoint_step", "artifact_id", "path", "report")}
+    shown = ("checkpoint_step", "artifact_id", "path", "report", "search_page")
+    facts |= {name: document[name] for name in shown}
     print_facts(facts)
     print("\njob (what is not told is the default)")
     print_facts({f"  {leaf}": value for leaf, value in job.items()})

@@ -57,7 +57,11 @@ def _said(summary: Summary) -> str:
         if len(summary.metrics) > 1
         else ""
     )
-    return f"<p>Trial {best.number} of {len(summary.trials)}: {scores}, with {values}.</p>{more}"
+    # Where the page lies beside its run, in a home, this leads to the model's own report.
+    report = f"../../artifacts/{best.artifact_id}/luthier/report.html"
+    link = f" <a href='{_text(report)}'>Its report</a>." if best.artifact_id else ""
+    said = f"Trial {best.number} of {len(summary.trials)}: {scores}, with {values}."
+    return f"<p>{said}{link}</p>{more}"
 
 
 def _scale(values: Sequence[float], low: float, high: float, log: bool = False) -> list[float]:
