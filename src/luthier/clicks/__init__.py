@@ -52,6 +52,10 @@ _HOME = {
             "FineTuner RankingDataLoader Trainer _finetune_embedding_model_one_step "
             "_finetune_embedding_model_one_step_hyperopt"
         ),
+        "luthier.clicks.experiments": (
+            "ExperimentsManager FineTuningIteration MLflowClientWrapper"
+        ),
+        "luthier.clicks.tasks": "FineTuningTasks FineTuningTaskRunRequest",
         "luthier.clicks.hyperopt": "fmin hp tpe rand Trials",
         "luthier.clicks.augmentation": "ChangeCases Misspellings AugmentationsComposition",
     }.items()

@@ -15,10 +15,12 @@ import pyarrow as pa
 from luthier.clicks.builder import RankingData
 from luthier.clicks.conversion import Inputs, convert
 from luthier.clicks.items_sets import ItemsSet
+from luthier.clicks.mining import Mined
 from luthier.clicks.propensity import Propensities, expectation_maximization, harvest
 from luthier.clicks.rankings import to_rankings
-from luthier.clicks.sessions import SCHEMA, Floats, Sessions
+from luthier.clicks.sessions import SCHEMA, Sessions
 from luthier.clicks.settings import FineTuningSettings
+from luthier.clicks.sides import Sides
 from luthier.clicks.splits import split_sessions
 from luthier.clicks.weights import weights_of
 from luthier.doors.clicks_data import ClickData, Part, Variant
@@ -102,30 +104,30 @@ def prepare(
     *,
     validation: float,
     seed: int,
-    scores: Mapping[str, Floats] | None = None,
+    before: Sides | None = None,
 ) -> Prepared:
     """Write the rankings into the home's store, each variant once.
 
     validation: the share of training sessions that early stopping and a search go by; what the
-    verdict is of has no part in either. scores: of the starting model, of the impressions of
-    ``train`` and ``validation``; without them those of the search, where the log has them.
+    verdict is of has no part in either. before: what the starting model makes of it all, for the
+    scores of pairs and hard negatives; without it scores are those of the search, where the log
+    has them.
     Raises DataError where nothing is left to train on.
     """
     train, held, notes = validation_split(found, validation, seed)
     if found.missing:
         notes.append(f"{len(found.missing):,} items were shown that the catalogue has not, such "
                      f"as {found.missing[0]!r}: they are left out")  # fmt: skip
-    given = scores or {}
     with tempfile.TemporaryDirectory(dir=home.scratch()) as folder:
         writer = _Writer(Path(folder), home)
         parts = {
-            variant: _part(found, train, variant, settings, debiasing, seed, writer, given)
+            variant: _part(found, train, variant, settings, debiasing, seed, writer, before)
             for variant in variants
         }
         data = ClickData(parts)
         if held is not None:
             inputs = debiasing.weighted(convert(held, confidence=_confidence(settings)))
-            inputs = _scored(_known(inputs, found.catalogue), given.get("validation"))
+            inputs = _scored(_known(inputs, found.catalogue), settings, before)
             if (inputs.kept & (inputs.relevance > 0)).any():
                 queries, index = _searches(inputs, found, seed)
                 data = replace(
@@ -166,7 +168,7 @@ def _part(
     debiasing: Debiasing,
     seed: int,
     writer: _Writer,
-    scores: Mapping[str, Floats],
+    before: Sides | None,
 ) -> Part:
     only, share = variant
     inputs = convert(
@@ -177,11 +179,18 @@ def _part(
         confidence=_confidence(settings),
         seed=seed,
     )
-    inputs = _scored(_known(debiasing.weighted(inputs), found.catalogue), scores.get("train"))
+    inputs = _scored(_known(debiasing.weighted(inputs), found.catalogue), settings, before)
     if not (inputs.kept & (inputs.relevance > 0)).any():
         hint = "a log of items that the catalogue has, with clicks"
         raise DataError("no click is left to train on", hint=hint)
-    source, rows = writer.rankings(inputs, found.train_items)
+    mined = None
+    if settings.mined_negatives and before is not None:
+        if not found.train_items.is_whole:
+            hint = "mined_negatives=0, or a catalogue without a splitter and an augmenter"
+            message = "hard negatives are of items that are one text each"
+            raise SpecError([Problem("mined_negatives", message, hint)])
+        mined = before.mined(inputs, settings.mined_negatives, settings.ranker_name)
+    source, rows = writer.rankings(inputs, found.train_items, mined)
     return Part(source, rows)
 
 
@@ -195,10 +204,11 @@ def _known(inputs: Inputs, catalogue: Mapping[str, str]) -> Inputs:
     return replace(inputs, kept=inputs.kept & known[inputs.sessions.item_codes])
 
 
-def _scored(inputs: Inputs, scores: Floats | None) -> Inputs:
-    """With these scores instead of those of the search."""
-    if scores is None:
+def _scored(inputs: Inputs, settings: FineTuningSettings, before: Sides | None) -> Inputs:
+    """With the scores of the starting model instead of those of the search."""
+    if before is None:
         return inputs
+    scores = before.scores(inputs.sessions, settings.ranker_name)
     sessions = inputs.sessions
     offsets = pa.array(sessions.starts, pa.int32())
     column = pa.ListArray.from_arrays(offsets, pa.array(scores, pa.float64(), from_pandas=True))
@@ -246,12 +256,13 @@ class _Writer:
     home: Home
     count: int = 0
 
-    def rankings(self, inputs: Inputs, items: ItemsSet) -> tuple[Source, int]:
+    def rankings(
+        self, inputs: Inputs, items: ItemsSet, mined: Mined | None = None
+    ) -> tuple[Source, int]:
         """Rankings of inputs, and how many searches they are."""
         self.count += 1
-        file = to_rankings(
-            items.expand(inputs), items.texts, self.folder / f"rankings-{self.count}.arrow"
-        )
+        file = self.folder / f"rankings-{self.count}.arrow"
+        to_rankings(items.expand(inputs), items.texts, file, mined=mined)
         with pa.memory_map(str(file)) as source:
             rows = pa.ipc.open_file(source).read_all().num_rows
         return self._put(file), rows

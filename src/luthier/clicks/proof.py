@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +18,9 @@ from luthier.clicks.calculators import MetricCalculator, ScoredInputs
 from luthier.clicks.conversion import convert
 from luthier.clicks.off_policy import OffPolicy, evaluate, reranked
 from luthier.clicks.preparing import Debiasing
-from luthier.clicks.scoring import Model, Vectors, encoded, scores
-from luthier.clicks.sessions import Floats, Ints, Sessions
+from luthier.clicks.sessions import Ints, Sessions
 from luthier.clicks.settings import FineTuningSettings
-from luthier.clicks.splitters import aggregate
+from luthier.clicks.sides import Sides
 from luthier.errors import DataError
 from luthier.evaluation.measure import Evaluation, retrieval_evaluation
 from luthier.evaluation.ranking import Relevance, search
@@ -29,52 +28,8 @@ from luthier.evaluation.report import Report, build_report, write_report
 from luthier.evaluation.sets import MAX_INDEX, MAX_QUERIES, RetrievalSet
 from luthier.store.atomic import new_folder
 
-if TYPE_CHECKING:
-    from luthier.runs.connection import Home
-
 #: Draws of the bootstrap of the off-policy estimate.
 _DRAWS = 1000
-
-
-@dataclass(frozen=True)
-class Sides:
-    """What a model makes of all that is measured: queries [q, d], items [i, d] (of parts their
-    aggregate), by text and by id."""
-
-    queries: Vectors
-    items: Vectors
-    query: Mapping[str, int]
-    item: Mapping[str, int]
-
-    def scores(self, sessions: Sessions, ranker: str) -> Floats:
-        """The score of each impression, [m]; NaN where its item is not in the catalogue."""
-        query = np.array([self.query.get(text, -1) for text in sessions.query_texts] or [-1])
-        item = np.array([self.item.get(name, -1) for name in sessions.item_names] or [-1])
-        left, right = query[sessions.query_codes][sessions.owner], item[sessions.item_codes]
-        found = np.full(len(left), np.nan)
-        known = (left >= 0) & (right >= 0)
-        found[known] = scores(ranker, self.queries, self.items, left[known], right[known])
-        return found
-
-
-def sides(
-    models: Sequence[Model], data: RankingData, queries: Sequence[str], home: Home
-) -> list[Sides]:
-    """Vectors by each model, made in a process of their own. Raises ModelError."""
-    items = data.test_items
-    folder = home.cache / "clicks" / "vectors"
-    query = {text: row for row, text in enumerate(queries)}
-    item = {name: row for row, name in enumerate(items.ids)}
-    return [
-        Sides(left, aggregate(right, items.parts, data.aggregation).astype(np.float32), query, item)
-        for left, right in encoded(models, queries, items.parts.texts, folder, str(home.path))
-    ]
-
-
-def all_queries(*parts: Sessions | None) -> list[str]:
-    """The different queries of sessions, in order."""
-    found = [text for part in parts if part is not None for text in part.query_texts]
-    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)

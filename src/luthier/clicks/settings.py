@@ -159,7 +159,8 @@ class FineTuningSettings(Strict):
     1), or each epoch (0 and below).
 
     early_stopping, gradient_accumulation_steps, optimizer, towers ("two": queries and items train
-    copies of their own) and negatives ("skip_above": only what stands above the last click) are
+    copies of their own), negatives ("skip_above": only what stands above the last click) and
+    mined_negatives (so many items a query that the starting model finds, and nobody clicked) are
     ours.
     """
 
@@ -178,6 +179,7 @@ class FineTuningSettings(Strict):
     optimizer: str = "AdamW"
     towers: Literal["shared", "two"] = "shared"
     negatives: Literal["all", "skip_above"] = "all"
+    mined_negatives: int = Field(default=0, ge=0)
 
     @field_validator("loss_func", mode="before")
     @classmethod
@@ -219,6 +221,8 @@ class FineTuningSettings(Strict):
         if self.is_similarity != rankers.RANKERS[self.ranker_name][1]:
             kind = "distance" if self.is_similarity else "similarity"
             raise ValueError(f"is_similarity={self.is_similarity}, and the ranker is a {kind}")
+        if self.mined_negatives and self.ranker_name == "euclidean":
+            raise ValueError("mined_negatives are nearest by COSINE_SIMILARITY or DOT_PRODUCT")
         if (self.step_size is None) != (self.gamma is None):
             raise ValueError("step_size and gamma are given together, or both None")
         return self

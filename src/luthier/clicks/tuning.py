@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier import api
-from luthier.clicks import proof
 from luthier.clicks.builder import FineTuningBuilder, RankingData, ranking_data
 from luthier.clicks.cleaning import clean as cleaned
 from luthier.clicks.converters import ClickstreamSessionConverter, TextQueryRetriever
@@ -25,11 +24,13 @@ from luthier.clicks.items_sets import TextItemSetManager
 from luthier.clicks.iterations import best_params, starting_model
 from luthier.clicks.loaders import as_loader
 from luthier.clicks.parameters import FineTuningParams
-from luthier.clicks.preparing import Debiasing, estimate, prepare, validation_split
+from luthier.clicks.preparing import Debiasing, estimate, prepare
+from luthier.clicks.proof import prove
 from luthier.clicks.reading import Say, quiet, read_catalogue, read_sessions
 from luthier.clicks.scoring import Model
 from luthier.clicks.sessions import Sessions
 from luthier.clicks.settings import FineTuningSettings
+from luthier.clicks.sides import all_queries, sides
 from luthier.clicks.splits import By, split_sessions
 from luthier.doors.clicks import clicks_spec, data_variants
 from luthier.errors import DataError, Problem, SpecError, TrainingError
@@ -200,11 +201,11 @@ def run(
     folder = home.path / "clicks" / "results" / f"{job.id}-{digest[:12]}"
     if not (folder / "metrics.json").is_file():
         say("comparing both models on the searches that were held out")
-        queries = proof.all_queries(data.train, data.test)
+        queries = all_queries(data.train, data.test)
         tuned = Model(start.name, job.artifact_id, device=start.device)
-        sides = proof.sides([start, tuned], data, queries, home)
-        told = proof.prove(
-            data, settings, begun.debiasing, *sides, train=begun.train,
+        both = sides([start, tuned], data, queries, home)
+        told = prove(
+            data, settings, begun.debiasing, *both, train=begun.train,
             accumulators=builder.accumulators, history=_history(job, home), name=job.name,
             k=limit, seed=seed,
             facts={"model": start.name, "artifact": start.artifact, "objective": objective,
@@ -262,17 +263,13 @@ def begin(
     debiasing = estimate(data.train, objective, clip)
     say(_told_of_positions(debiasing))
     start = Model(name, artifact, device=None if device == "auto" else device)
-    train, held, _ = validation_split(data, validation, seed)
-    scores = None
-    if _needs_scores(params):
-        queries = proof.all_queries(data.train, data.test)
-        (before,) = proof.sides([start], data, queries, home)
-        scores = {"train": before.scores(train, settings.ranker_name)}
-        if held is not None:
-            scores["validation"] = before.scores(held, settings.ranker_name)
+    before = None
+    if settings.mined_negatives or _needs_scores(params):
+        queries = all_queries(data.train, data.test)
+        (before,) = sides([start], data, queries, home)
     found = prepare(
         data, data_variants(params), settings, debiasing, home, validation=validation, seed=seed,
-        scores=scores,
+        before=before,
     )  # fmt: skip
     for line in found.notes:
         say(line)
