@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 from clicks_world import a_worker, environment, write_world
 
@@ -139,10 +140,11 @@ def test_a_plugin_trains_and_its_search_goes_on_from_the_first(tuned, world, hom
     assert first.training.query_learning_rate == best["training.query_learning_rate"]
 
 
-def test_a_curriculum_is_by_the_starting_models_scores(tuned, world, home):
+def test_two_towers_and_a_curriculum_by_the_starting_models_scores(tuned, world, home):
     settings = FineTuningSettings(
         loss_func="ProbMarginRankingLoss", num_epochs=2, batch_size=8, step_size=10, gamma=0.5,
-        test_each_n_inputs=0.5, metric_calculators=[DistanceShift()],
+        test_each_n_inputs=0.5, metric_calculators=[DistanceShift()], towers="two",
+        mined_negatives=2,
     )  # fmt: skip
     params = {**DEFAULTS, "margin": 0.2, "items_lr": 1e-3, "examples_order": ["soft_all", 11],
               "not_irrelevant_only": False, "negative_downsampling": 0.5}  # fmt: skip
@@ -151,6 +153,11 @@ def test_a_curriculum_is_by_the_starting_models_scores(tuned, world, home):
         params=FineTuningParams(**params), settings=settings, split="time", objective="naive",
     )  # fmt: skip
     assert done.run.spec.training.examples_order == (3, 11)
+    assert done.run.spec.model.towers == "two"
+    with pa.memory_map(str(home.store.blob(done.run.spec.data.train.sha256))) as source:
+        rows = pa.ipc.open_file(source).read_all().to_pylist()
+    assert max(len(row["items"]) for row in rows) > 5  # five were shown, two were mined
+    assert all(row["score"] is not None for row in rows)
     assert done.metrics["split"] == "time"
     assert done.metrics["propensities"]["method"] is None
     assert done.metrics["off_policy"] is None

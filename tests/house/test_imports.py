@@ -56,7 +56,7 @@ MAY = {
     # clicks.tuning goes the whole way, from a log to a model that was compared
     "clicks": FOUNDATION
     | {"data", "batches", "store", "evaluation", "runs", "admission", "api", "doors", "inference",
-       "search"},
+       "models", "search"},
     "corpus": FOUNDATION | {"data", "store", "inference"},
     "serving": FOUNDATION | {"models", "tasks", "data"},
     "component": PARTS | {"engine", "doors", "trainer"},

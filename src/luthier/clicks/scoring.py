@@ -111,7 +111,11 @@ def main(request: Path) -> None:
         for name, side in (("queries", "query"), ("items", "document")):
             texts = sides[name]
             width = encoder.dim
-            found = _side(encoder, side)(texts) if texts else np.zeros((0, width), np.float32)
+            found = (
+                _side(encoder, side)(texts, normalize=False)
+                if texts
+                else np.zeros((0, width), np.float32)
+            )
             buffer = io.BytesIO()
             np.save(buffer, found)
             write_bytes(_made(Path(place)) / f"{name}.npy", buffer.getvalue())
@@ -119,8 +123,12 @@ def main(request: Path) -> None:
 
 def _opened(facts: dict[str, Any]) -> Any:
     from luthier import api, inference
+    from luthier.models.folder import is_router
 
     api.connect(facts["home"])
+    folder = Path(facts["model"]).expanduser()
+    if not facts["artifact"] and is_router(folder):  # two towers, as they were saved
+        return inference.get_model(str(folder), device=facts["device"])
     if facts["artifact"]:
         return inference.get_model(facts["artifact"], device=facts["device"])
     return inference.build_model(
