@@ -198,7 +198,8 @@ class Ties(Merge):
     τ_t = w_t - w_0, w_t the weights that update t was trained to and w_0 those before the first.
     Of each τ only the ``density`` largest entries stay; the sign of an entry is that of Σ_t τ_t;
     entries of that sign are averaged: w = w_0 + scale · τ. With one update there is nothing to
-    elect, and the model stays as it was trained.
+    elect, and the model stays as it was trained. Where a head has grown, w_0 of its new rows is
+    what they began as, and earlier updates have nothing to say of them.
 
     Paper: Yadav et al. 2023, TIES-Merging, algorithm 1 (density 0.2, scale 1 where it was not
     tuned).
@@ -213,6 +214,9 @@ class Ties(Merge):
     def start(self, weights: Weights, past: dict[str, Any] | None) -> None:
         if past:
             self.restore(past)
+            none = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+            self._first = _widened(self._first, weights)
+            self._vectors = [_widened(vector, none) for vector in self._vectors]
         else:
             self._first = weights
 
@@ -255,6 +259,24 @@ def build_merge(name: str, options: Mapping[str, Any]) -> Merge | None:
 
 def _mean(weights: Sequence[Weights]) -> Weights:
     return mixed(weights, [1 / len(weights)] * len(weights)) if len(weights) > 1 else weights[0]
+
+
+def _widened(weights: Weights, to: Weights) -> Weights:
+    """Weights in the shapes of others, whose values fill what there was not.
+
+    >>> _widened({"w": torch.tensor([1.0])}, {"w": torch.tensor([7.0, 8.0])})
+    {'w': tensor([1., 8.])}
+    """
+    found: Weights = {}
+    for name, wide in to.items():
+        known = weights.get(name)
+        if known is None or known.shape != wide.shape:
+            found[name] = wide.clone()
+            if known is not None:
+                found[name][tuple(slice(size) for size in known.shape)] = known
+        else:
+            found[name] = known
+    return found
 
 
 def _trimmed(vector: Weights, density: float) -> Weights:
