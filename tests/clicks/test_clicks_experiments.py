@@ -42,7 +42,7 @@ def server(tmp_path_factory):
     ]  # fmt: skip
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 240
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 280
     try:
         while True:
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Items:
 
     def _blocks(
         self, found: Problems, digest: Any
-    ) -> Iterator[tuple[list[str], list[str], Sequence[int]]]:
+    ) -> Iterator[tuple[list[str], list[str], Callable[[], Sequence[int]]]]:
         wanted = dict.fromkeys([self.id_column, *self.text_columns])
         names, blocks = stream(self.path, self._csv, found, format=self._format, only=wanted)
         at = [names.index(name) for name in (self.id_column, *self.text_columns)]
@@ -100,7 +100,7 @@ class Items:
                 for item, text in zip(ids, texts, strict=True):
                     a, b = item.encode(), text.encode()
                     digest.update(b"%d %d " % (len(a), len(b)) + a + b)
-            yield ids, texts, block.lines()
+            yield ids, texts, block.lines
 
     def _check(self, column: str, values: Sequence[Any], block: Any, found: Problems) -> None:
         for place, value in enumerate(values):
@@ -124,7 +124,7 @@ class Items:
         seen: dict[str, int] = {}
         found = Problems(self.file)
         for ids, _, lines in self._blocks(Problems(self.file), None):
-            for item, line in zip(ids, lines, strict=True):
+            for item, line in zip(ids, lines(), strict=True):
                 if hash(item) in twice and seen.setdefault(item, line) != line:
                     message = f"the id {item!r:.80} is that of row {seen[item]} as well"
                     found.add(message, row=line, column=self.id_column)
