@@ -144,10 +144,10 @@ def test_two_towers_and_a_curriculum_by_the_starting_models_scores(tuned, world,
     settings = FineTuningSettings(
         loss_func="ProbMarginRankingLoss", num_epochs=2, batch_size=8, step_size=10, gamma=0.5,
         test_each_n_inputs=0.5, metric_calculators=[DistanceShift()], towers="two",
-        mined_negatives=2,
+        mined_negatives=2, mined_margin=-1,
     )  # fmt: skip
     params = {**DEFAULTS, "margin": 0.2, "items_lr": 1e-3, "examples_order": ["soft_all", 11],
-              "not_irrelevant_only": False, "negative_downsampling": 0.5}  # fmt: skip
+              "negative_downsampling": 0.8}  # fmt: skip
     done = tune(
         str(world / "tiny"), world / "log.jsonl", world / "items.jsonl",
         params=FineTuningParams(**params), settings=settings, split="time", objective="naive",

@@ -189,7 +189,9 @@ def _part(
             hint = "mined_negatives=0, or a catalogue without a splitter and an augmenter"
             message = "hard negatives are of items that are one text each"
             raise SpecError([Problem("mined_negatives", message, hint)])
-        mined = before.mined(inputs, settings.mined_negatives, settings.ranker_name)
+        mined = before.mined(
+            inputs, settings.mined_negatives, settings.mined_margin, settings.ranker_name
+        )
     source, rows = writer.rankings(inputs, found.train_items, mined)
     return Part(source, rows)
 

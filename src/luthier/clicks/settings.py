@@ -160,8 +160,8 @@ class FineTuningSettings(Strict):
 
     early_stopping, gradient_accumulation_steps, optimizer, towers ("two": queries and items train
     copies of their own), negatives ("skip_above": only what stands above the last click) and
-    mined_negatives (so many items a query that the starting model finds, and nobody clicked) are
-    ours.
+    mined_negatives (so many items a query that the starting model finds, and nobody clicked; not
+    those nearer than what was clicked less ``mined_margin``) are ours.
     """
 
     loss_func: RankingLossInterface
@@ -180,6 +180,7 @@ class FineTuningSettings(Strict):
     towers: Literal["shared", "two"] = "shared"
     negatives: Literal["all", "skip_above"] = "all"
     mined_negatives: int = Field(default=0, ge=0)
+    mined_margin: float = Field(default=0.05, allow_inf_nan=False)
 
     @field_validator("loss_func", mode="before")
     @classmethod

@@ -39,12 +39,13 @@ class Sides:
         found[known] = scores(ranker, self.queries, self.items, left[known], right[known])
         return found
 
-    def mined(self, inputs: Inputs, count: int, ranker: str) -> Mined:
+    def mined(self, inputs: Inputs, count: int, margin: float, ranker: str) -> Mined:
         """The nearest items of each query that were not clicked for it. Raises DataError."""
         rows = [self.query[text] for text in inputs.sessions.query_texts]
         return mine(
-            inputs, self.queries[rows], list(self.item), self.items, count=count, similarity=ranker
-        )
+            inputs, self.queries[rows], list(self.item), self.items, count=count, margin=margin,
+            similarity=ranker,
+        )  # fmt: skip
 
 
 def sides(
