@@ -84,13 +84,13 @@ def _searches(dataset: Rankings) -> dict[str, Any]:
     }
 
 
-def row_lengths(dataset: Dataset) -> npt.NDArray[np.int64]:
+def row_lengths(dataset: Dataset) -> npt.NDArray[Any]:
     """[n] int64: the characters of all texts of each row."""
     if isinstance(dataset, Rankings):
         characters = lengths(dataset.catalogue, "text")
         shown = dataset.shown(np.arange(len(dataset)))
         items = np.bincount(shown.rows, characters[shown.items], len(dataset))
-        found: npt.NDArray[np.int64] = characters[shown.queries] + items.astype(np.int64)
+        found: npt.NDArray[Any] = characters[shown.queries] + items.astype(np.int64)
         return found
     total = np.zeros(len(dataset), dtype=np.int64)
     for role in dataset.roles:

@@ -59,11 +59,12 @@ def _sizes(array: pa.Array) -> np.ndarray:
 
 
 def _texts(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _numbers(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return bool(number or pa.types.is_boolean(kind))
 
 
 def _of_objects(column: list[Any], role: str) -> tuple[pa.Array | None, Iterator[Fault]]:

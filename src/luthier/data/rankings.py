@@ -73,13 +73,15 @@ class Rankings(Dataset):
     @property
     def queries(self) -> Rows:
         """The query of each row, as a number of the catalogue, int64 [n]."""
-        return self._queries[self._rows()]
+        found: Rows = self._queries[self._rows()]
+        return found
 
     @property
     def sizes(self) -> Rows:
         """How many items each row has, int64 [n]."""
         rows = self._rows()
-        return self._starts[rows + 1] - self._starts[rows]
+        found: Rows = self._starts[rows + 1] - self._starts[rows]
+        return found
 
     def has(self, role: str) -> bool:
         """Whether the data has such a list."""

@@ -140,8 +140,9 @@ class RetrievalJudge:
             return None
         dataset = train_form(data.held_out, spec)
         learner = self.setup.learner
-        make = RankingLearner if isinstance(dataset, Rankings) else EmbeddingLearner
-        return make(learner.model, learner.objective, dataset, learner.device)
+        if isinstance(dataset, Rankings):
+            return RankingLearner(learner.model, learner.objective, dataset, learner.device)
+        return EmbeddingLearner(learner.model, learner.objective, dataset, learner.device)
 
     def _refuse_val_loss(self, reason: str) -> None:
         for callback in self.setup.spec.callbacks:

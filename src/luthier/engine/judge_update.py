@@ -17,6 +17,7 @@ from luthier.engine.setup import Setup
 from luthier.engine.state import OURS
 from luthier.evaluation.measure import Evaluation
 from luthier.evaluation.remembered_sets import RememberedSets, scores_of
+from luthier.evaluation.reranking import RankedSet
 from luthier.evaluation.sets import EvaluationSet, ScoredSet
 
 
@@ -107,4 +108,6 @@ class Some:
 
 
 def _asked(found: EvaluationSet) -> tuple[str, ...]:
+    if isinstance(found, RankedSet):
+        return tuple(found.texts[place] for place in np.unique(found.queries))
     return found.first if isinstance(found, ScoredSet) else found.queries

@@ -77,8 +77,6 @@ class EmbeddingLearner:
     is what those rows are of: the data set, but for rankings, whose texts are a catalogue.
     """
 
-    texts_a_row = 1.0  #: texts of ``reads`` that a row has of each role
-
     def __init__(self, model: Any, objective: Objective, dataset: Dataset, device: Device) -> None:
         self.model, self.objective, self.dataset, self.device = model, objective, dataset, device
         self.reads = dataset
@@ -95,6 +93,11 @@ class EmbeddingLearner:
     def mode(self, training: bool) -> None:
         for module in self.modules():
             module.train(training)
+
+    @property
+    def texts_a_row(self) -> float:
+        """Texts of ``reads`` that a row has of each role, in the mean."""
+        return 1.0
 
     def read_by(self, rows: Rows | None) -> Rows | None:
         """The rows of ``reads`` whose texts these rows of the data set have, sorted; None: all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class RankingLearner(EmbeddingLearner):
     def compare(self, columns: Sequence[Tensor], batch: RankedBatch) -> Tensor:  # type: ignore[override]
         queries, items = columns
         if self.query_scale != 1.0 and queries.requires_grad:
-            queries = Scaled.apply(queries, self.query_scale)
+            queries = cast(Tensor, cast(Any, Scaled).apply(queries, self.query_scale))
         queries = queries[batch.queries.to(queries.device)]
         lists = batch.lists
         if torch.is_grad_enabled():
@@ -125,12 +125,12 @@ class Scaled(torch.autograd.Function):
     """The same forward; the gradient times a number."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, by: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, values: Tensor, by: float) -> Tensor:
         ctx.by = by
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.by, None
 
 

@@ -47,6 +47,12 @@ def read_data(spec: JobSpec, place: Place, tell: Listener) -> Data:
     csv = spec.data.csv
     train = _load(spec.data.train, csv, place, tell)
     held_out = _load(spec.data.eval, csv, place, tell) if spec.data.eval else None
+    if held_out is not None and (train.form == "rankings") != (held_out.form == "rankings"):
+        raise DataError(
+            f"the training data is {train.form}, and eval_data is {held_out.form}",
+            file=spec.data.eval.uri if spec.data.eval else None,
+            hint="give both in one form, or evaluate with an EvaluationCallback",
+        )
     if spec.data.val_split:
         train, held_out = split(train, spec.data.val_split, spec.training.seed)
     asked = next((c for c in spec.callbacks if isinstance(c, EvaluationCallback)), None)

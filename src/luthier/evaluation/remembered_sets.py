@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from luthier.errors import DataError
 from luthier.evaluation.measure import Evaluation, middle_ranks
 from luthier.evaluation.ranking import Relevance
+from luthier.evaluation.reranking import RankedSet
 from luthier.evaluation.sets import EvaluationSet, RetrievalSet, ScoredSet
 
 
@@ -81,6 +83,11 @@ def _to_dict(found: EvaluationSet) -> dict[str, Any]:
             "first": found.first, "second": found.second, "third": found.third,
             "targets": found.targets.tolist(), "notes": found.notes,
         }  # fmt: skip
+    if isinstance(found, RankedSet):
+        raise DataError(
+            "searches to evaluate on are not kept from one update to the next",
+            hint="evaluate updates on pairs, with an EvaluationCallback",
+        )
     return {
         "queries": found.queries, "index": found.index, "own": found.own.tolist(),
         "indptr": found.relevance.indptr.tolist(), "rows": found.relevance.rows.tolist(),

@@ -116,12 +116,12 @@ def reranked(
 
 def metrics(rows: Ints, relevance: Floats, scores: Floats, n: int, k: int) -> dict[str, Floats]:
     """nDCG and the reciprocal rank of each of n searches, whose items stand together."""
-    gains = np.exp2(relevance) - 1
+    gains: Floats = np.exp2(relevance) - 1
     dcg = _dcg(rows, gains, np.lexsort((relevance, -scores, rows)), n, k)
     ideal = _dcg(rows, gains, np.lexsort((-relevance, rows)), n, k)
     order = np.lexsort((relevance, -scores, rows))
     places = _places(rows[order], n)
-    first = np.full(n, np.inf)
+    first: Floats = np.full(n, np.inf)
     hit = relevance[order] > 0
     np.minimum.at(first, rows[order][hit], places[hit])
     return {"ndcg_at_k": dcg / np.where(ideal > 0, ideal, 1), "reciprocal_rank": 1 / first}
@@ -129,8 +129,8 @@ def metrics(rows: Ints, relevance: Floats, scores: Floats, n: int, k: int) -> di
 
 def _dcg(rows: Ints, gains: Floats, order: Ints, n: int, k: int) -> Floats:
     places = _places(rows[order], n)
-    worth = np.where(places <= k, gains[order] / np.log2(places + 1), 0.0)
-    found: Floats = np.bincount(rows[order], worth, n)
+    worth: Any = np.where(places <= k, gains[order] / np.log2(places + 1), 0.0)
+    found: Floats = np.bincount(rows[order], worth, n).astype(np.float64)
     return found
 
 
