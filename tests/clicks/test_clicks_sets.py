@@ -59,6 +59,25 @@ def test_a_catalogue_in_any_file_is_the_same(tmp_path, loader, name):
     assert loader(f"file://{tmp_path}/{name}").load() == ROWS
 
 
+@pytest.mark.real
+def test_a_catalogue_in_s3(tmp_path, monkeypatch):
+    """From a real server, fetched once."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    from luthier.testing.s3 import server
+
+    content = (_files(tmp_path) / "items.jsonl").read_bytes()
+    with server(tmp_path / "s3") as s3:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        s3.put("shop", "catalogue/items.jsonl", content)
+        loader = AwsS3DataLoader("shop", "catalogue/items.jsonl", cache=tmp_path / "cache")
+        assert loader.load() == loader.load() == ROWS
+        assert [how for how, _ in s3.requests("/shop/catalogue/items.jsonl")].count("GET") == 1
+        with pytest.raises(DataError, match=r"none\.jsonl"):
+            AwsS3DataLoader("shop", "none.jsonl", cache=tmp_path / "cache").load()
+
+
 def test_a_catalogue_in_memory():
     assert InMemoryDataLoader(ROWS).load([ItemMeta("i0")]) == [ROWS[0]]
     assert InMemoryDataLoader({"a": "text"}).load() == [{"item_id": "a", "item": "text"}]
