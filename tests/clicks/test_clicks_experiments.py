@@ -1,5 +1,6 @@
 """Iterations in MLflow: a real tracking server, a process of its own, on SQLite."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -41,7 +42,9 @@ def server(tmp_path_factory):
         "--artifacts-destination", str(folder / "artifacts"), "--workers", "1",
     ]  # fmt: skip
     with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        # mlflow-skinny has not what the server's own jobs need
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 280
     try:
         while True:
