@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,8 @@ class MLflowClientWrapper:
         except ImportError as error:
             raise MissingExtra("ExperimentsManager", "mlflow") from error
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        # stdout is the caller's, who may print JSON
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self.tracking_uri = tracking_uri
         self.client: Any = mlflow.MlflowClient(tracking_uri=tracking_uri)
 
