@@ -140,7 +140,7 @@ def test_a_plugin_trains_and_its_search_goes_on_from_the_first(tuned, world, hom
     assert first.training.query_learning_rate == best["training.query_learning_rate"]
 
 
-def test_two_towers_and_a_curriculum_by_the_starting_models_scores(tuned, world, home):
+def test_two_towers_and_a_curriculum_by_the_starting_models_scores(world, home):
     settings = FineTuningSettings(
         loss_func="ProbMarginRankingLoss", num_epochs=2, batch_size=8, step_size=10, gamma=0.5,
         test_each_n_inputs=0.5, metric_calculators=[DistanceShift()], towers="two",
