@@ -11,6 +11,7 @@ with D the dropout of the attention weights (Vaswani et al. 2017, section 3.2.1 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from luthier.models.dropout import keep_mask, masked
+from luthier.models.dropout import keep_mask, only
 from luthier.models.tokens import Ints
 
 #: Attention weights of one head that may be computed in vain to spare a block: what a block's
@@ -28,6 +29,10 @@ _WORTH_A_BLOCK = 10_000
 
 #: And in one block altogether: lengths that creep up step by step must not all share one.
 _MOST_IN_VAIN = 4 * _WORTH_A_BLOCK
+
+#: Attention weights of one head in a block on the CPU: twelve heads of so many take 25 MB. More are
+#: asked anew of the system in each call, page by page, which takes as long as computing them.
+_MOST_WEIGHTS = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,12 @@ class Block:
 def blocks_of(lengths: Ints, device: torch.device) -> tuple[Block, ...]:
     """Blocks of texts of these lengths, which ascend."""
     found, start, first, vain = [], 0, 0, 0
+    most = _MOST_WEIGHTS if device.type == "cpu" else math.inf
     for end in range(1, len(lengths) + 1):
         wider = end < len(lengths) and int(lengths[end])
         more = (end - first) * (wider**2 - int(lengths[end - 1]) ** 2) if wider else 0
-        if wider and more <= _WORTH_A_BLOCK and vain + more <= _MOST_IN_VAIN:
+        fits = (end + 1 - first) * wider**2 <= most
+        if wider and fits and more <= _WORTH_A_BLOCK and vain + more <= _MOST_IN_VAIN:
             vain += more
             continue
         found.append(Block.of(start, lengths[first:end], device))
@@ -190,7 +197,7 @@ class _WithDropout(torch.autograd.Function):
             mask, kept = keep_mask(weight.shape, dropout)
             weights.append(weight)
             masks.append(mask)
-            attended = torch.matmul(masked(weight, mask, kept), _of(value, block))
+            attended = torch.matmul(only(weight, mask), _of(value, block)).mul_(1 / kept)
             out[block.start : block.stop] = _unpadded(attended, block)
         ctx.save_for_backward(query, key, value, *weights, *masks)
         ctx.blocks, ctx.scale, ctx.kept = blocks, scale, kept
@@ -204,13 +211,13 @@ class _WithDropout(torch.autograd.Function):
         gq, gk, gv = (torch.empty_like(t) for t in (query, key, value))
         for block, weight, mask in zip(ctx.blocks, rest[:count], rest[count:], strict=True):
             part = slice(block.start, block.stop)
-            dropped = masked(weight, mask, ctx.kept)
-            out = _of(gradient, block)
+            dropped = only(weight, mask)
+            out = _of(gradient, block) * (1 / ctx.kept)
             if block.inside is not None:
                 out = out * block.inside[:, None, :, None].to(out.dtype)
             gv[part] = _unpadded(torch.matmul(dropped.transpose(-1, -2), out), block)
             of_weight = torch.matmul(out, _of(value, block).transpose(-1, -2))
-            of_weight = masked(of_weight, mask, ctx.kept)
+            of_weight = only(of_weight, mask)
             scores = torch._softmax_backward_data(of_weight, weight, -1, weight.dtype)
             scores = scores.mul_(ctx.scale)
             gq[part] = _unpadded(torch.matmul(scores, _of(key, block)), block)

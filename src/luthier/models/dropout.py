@@ -35,8 +35,13 @@ def keep_mask(shape: Sequence[int], probability: float) -> tuple[Tensor, float]:
 
 def masked(values: Tensor, mask: Tensor, kept: float) -> Tensor:
     """The kept values, scaled so that the expectation stays what it was."""
+    return only(values, mask).mul_(1 / kept)
+
+
+def only(values: Tensor, mask: Tensor) -> Tensor:
+    """The kept values as they are, and 0."""
     # torch turns bytes into numbers three times as fast as bools.
-    return mask.view(torch.uint8).to(values.dtype).mul_(values).mul_(1 / kept)
+    return mask.view(torch.uint8).to(values.dtype).mul_(values)
 
 
 class _Drop(torch.autograd.Function):

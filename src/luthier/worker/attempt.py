@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from luthier.engine.allocator import keep_freed_memory
 from luthier.engine.control import Cancelled, Interrupted
 from luthier.errors import DiskFull, LeaseLost, LuthierError, OutOfMemory, StoreError
 from luthier.runs.connection import Home
@@ -65,6 +66,7 @@ def attempt(home: Home, terms: Terms) -> int:
     if claim is None:
         return NOTHING
     point("run.claimed")
+    keep_freed_memory()
     run = claim.run
     heart = Heart(home.ledger, run.id, claim.epoch, terms.lease_s, signals)
     teller = Teller(home.ledger, run.id, claim.epoch)

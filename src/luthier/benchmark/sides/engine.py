@@ -15,9 +15,12 @@ def main(job: Job, gate: Gate) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
+    from luthier.engine.allocator import keep_freed_memory
     from luthier.engine.control import Cancelled
     from luthier.engine.run import Place, run
     from luthier.spec import parse_spec
+
+    keep_freed_memory()  # as a worker does
 
     def tell(kind: str, data: dict[str, Any]) -> None:
         # The clock starts before the model is loaded, here and at the peers: what luthier
