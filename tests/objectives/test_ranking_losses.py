@@ -120,9 +120,9 @@ class Plain:
             if self.y[i] == 0:
                 continue
             row = self.row[i]
-            own = {
-                self.item[j] for j in self.of(row) if self.y[j] > 0 or self.counts(i, j)
-            } | {self.item[i]}
+            own = {self.item[j] for j in self.of(row) if self.y[j] > 0 or self.counts(i, j)} | {
+                self.item[i]
+            }
             same = [r for r in range(self.n) if self.code[r] == self.code[row]]
             shown = {self.item[j] for r in same for j in self.of(r)}
 
