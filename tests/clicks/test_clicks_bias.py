@@ -279,3 +279,19 @@ def test_a_ranking_finds_what_is_relevant_more_often_than_chance(collection):
 def test_uniform_numbers_are_uniform():
     found = uniform((50_000,), "test")
     assert np.abs(np.quantile(found, [0.1, 0.5, 0.9]) - [0.1, 0.5, 0.9]).max() < 0.01
+
+
+def test_what_a_ranker_prefers_stands_on_top_whatever_is_asked() -> None:
+    pairs = [(f"word{i} word{i % 7}", f"text {i} of word{i} and word{i % 3}") for i in range(60)]
+    collection = Collection.of_pairs(pairs)
+    preference = np.where(np.arange(60) % 2, 5.0, 0.0)
+    people = PositionBased.eta_decay(5)
+    top = {}
+    for name, given in (("plain", None), ("preferring", preference)):
+        log = simulate(collection, people, sessions=400, results=5, preference=given).sessions
+        first = log.item_codes[log.positions == 1]
+        top[name] = np.mean([int(log.item_names[code][1:]) % 2 for code in first])
+    assert top["preferring"] > 0.95
+    assert top["plain"] < 0.7
+    with pytest.raises(DataError, match="3 preferences of 60 documents"):
+        simulate(collection, people, sessions=4, results=5, preference=np.zeros(3))

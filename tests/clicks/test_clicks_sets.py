@@ -63,8 +63,11 @@ def test_a_catalogue_in_any_file_is_the_same(tmp_path, loader, name):
 def test_a_catalogue_in_s3(tmp_path, monkeypatch):
     """From a real server, fetched once."""
     pytest.importorskip("moto")
-    pytest.importorskip("s3fs")
+    import s3fs
+
     from luthier.testing.s3 import server
+
+    s3fs.S3FileSystem.clear_instance_cache()  # what was connected to another test's server
 
     content = (_files(tmp_path) / "items.jsonl").read_bytes()
     with server(tmp_path / "s3") as s3:

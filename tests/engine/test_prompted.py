@@ -270,7 +270,7 @@ def test_notes_move_towards_what_is_said_now(job, trained, tmp_path) -> None:
     for gamma in (1.0, 0.5):
         state, update = (
             tmp_path / f"{gamma}",
-            {"updater_options": {"ema_memory_update_gamma": gamma}},
+            {"updater_options": {"ema_memory_update_gamma": gamma, "offers": "end"}},
         )
         for chunk in (0, 1):
             spec = job(chunk, "DER", state=state, start=state if chunk else None, update=update)

@@ -67,13 +67,15 @@ class Simulated:
 def simulate(
     collection: Collection, model: ClickModel, *, sessions: int, results: int = 10,
     noise: float = 1.0, attraction: tuple[float, float] = (0.1, 0.9), users: int = 100,
-    seed: int = 0,
+    preference: Floats | None = None, seed: int = 0,
 ) -> Simulated:  # fmt: skip
     """A log of so many searches.
 
     noise: the spread of what is added to scores, in standard deviations of the scores of a
     query's candidates; 0 shows the same list each time. attraction: of documents that are not
-    relevant, and of relevant ones. Raises DataError.
+    relevant, and of relevant ones. preference: float64 [d], what the ranker adds to the scores of
+    documents, in the same unit, whatever is asked: new ones, short ones, those that pay. Raises
+    DataError.
     """
     if sessions < 1 or results < 1 or users < 1:
         raise DataError("sessions, results and users are whole numbers from 1 on")
@@ -81,7 +83,11 @@ def simulate(
         raise DataError("the collection is empty")
     if noise < 0 or not all(0 <= a <= 1 for a in attraction):
         raise DataError("noise is not negative, and attraction from 0 to 1")
+    if preference is not None and len(preference) != len(collection.documents):
+        raise DataError(f"{len(preference)} preferences of {len(collection.documents)} documents")
     ranker = _Ranker(collection, _DEPTH * results)
+    if preference is not None:
+        ranker.scores = ranker.scores + np.asarray(preference, np.float64)[ranker.candidates]
     shown = min(results, len(collection.documents))
     chosen = below(derive("query", seed), sessions, len(collection.queries))
     parts = []

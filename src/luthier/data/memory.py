@@ -86,18 +86,24 @@ def _of_tables(tables: Iterable[pa.Table]) -> Iterator[pa.RecordBatch]:
         for batch in table.replace_schema_metadata(None).to_batches(max_chunksize=65_536):
             if not len(batch):
                 continue
+            # Rankings have two columns of lists at least; what is in them is checked when read.
+            lists = sum(map(_is_list, batch.schema.types)) > 1
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                _check_column(name, column, start)
+                _check_column(name, column, start, lists)
             yield batch
             start += len(batch)
 
 
-def _check_column(name: str, column: pa.Array, start: int) -> None:
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _check_column(name: str, column: pa.Array, start: int, lists: bool) -> None:
     kind = column.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type  # of rankings: what is in them is checked when they are read
+    if lists and _is_list(kind):
+        kind = kind.value_type
     known = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_string(kind)
     if not (known or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise DataError(f"expected texts or numbers, found {kind}", row=start, column=name)

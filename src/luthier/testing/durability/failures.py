@@ -15,7 +15,7 @@ from luthier.runs.process import MACHINE, Process
 from luthier.spec import JobSpec
 from luthier.store import failpoint
 from luthier.testing.durability.jobs import Jobs, faults, illegal_history
-from luthier.testing.durability.kills import undisturbed
+from luthier.testing.durability.kills import home_beside, undisturbed
 from luthier.testing.durability.scoreboard import Score
 from luthier.testing.forkserver import Forked, ForkServer
 from luthier.testing.waiting import until
@@ -56,7 +56,7 @@ def fail_at_points(
         for passage in sorted({1, 1 + passages // 2} if per_point > 1 else {1}):
             for action in actions:
                 where = f"{name}@{passage}={action}"
-                home = Home(folder / f"{trials}")
+                home = home_beside(folder / "calm", folder / f"{trials}")
                 trials += 1
                 run = Run(home, home.ledger.submit(spec).id)
                 words = (home.place, jobs.engine, "--once")
@@ -92,7 +92,7 @@ def kill_each(
     expected = undisturbed(folder / "calm", jobs, forks)
     passages = sum(points_of(folder / "points", jobs, jobs.specs[0], forks).values())
     drawn = random.Random(seed)
-    home = Home(folder / "home")
+    home = home_beside(folder / "calm", folder / "home")
     wrong: list[str] = []
     for number, spec in enumerate(jobs.specs):
         run = Run(home, home.ledger.submit(spec).id)
@@ -119,7 +119,7 @@ def steal_leases(
     drawn = random.Random(seed)
     wrong: list[str] = []
     for theft in range(thefts):
-        home = Home(folder / f"{theft}")
+        home = home_beside(folder / "calm", folder / f"{theft}")
         run = Run(home, home.ledger.submit(spec).id)
         words = (home.place, jobs.engine, "--lease-s", "0.5")
         first = forks.call(WORK, *words, env={MACHINE: "first"})
