@@ -42,7 +42,12 @@ import numpy as np
 from luthier.benchmark import corpora, debian
 from luthier.clicks.click_models import PositionBased
 from luthier.clicks.propensity import expectation_maximization
-from luthier.clicks.query_rankings import relevance_by_query, to_query_rankings
+from luthier.clicks.query_rankings import (
+    ByQuery,
+    known_by_query,
+    relevance_by_query,
+    to_query_rankings,
+)
 from luthier.clicks.simulate import Collection, Simulated, simulate
 
 HEAD = """# Clicks: debiased beside naive
@@ -62,7 +67,8 @@ def main() -> None:
     words.add_argument("--documents", type=int, default=3000)
     words.add_argument("--preference", type=float, default=2.0, help="for short documents")
     words.add_argument("--also-without", action="store_true", help="a table without a preference")
-    words.add_argument("--strength", type=float, default=2.0)
+    words.add_argument("--strength", type=float, default=5.0)
+    words.add_argument("--certainty", type=float, default=2.0, help="standard errors, all sides")
     words.add_argument("--sessions", type=int, default=80_000)
     words.add_argument("--eta", type=float, default=2.0)
     words.add_argument("--noise", type=float, default=0.5)
@@ -117,6 +123,7 @@ def one_seed(given: argparse.Namespace, seed: int, cache: Path) -> dict[str, Any
     found = expectation_maximization(log.sessions, log.clicked)
     off = float(np.abs(np.log(found.values / people.examination)).max())
     items = dict(zip(collection.names, collection.documents, strict=True))
+    truth = relevance_of("truth", log, found, given).relevance > 0
     told: dict[str, Any] = {"seed": seed, "propensity_log_error": round(off, 3)}
     told |= {"clicks": int(log.clicked.sum()), "queries": len(collection.queries)}
     with tempfile.TemporaryDirectory() as name:
@@ -128,7 +135,11 @@ def one_seed(given: argparse.Namespace, seed: int, cache: Path) -> dict[str, Any
                 model = recipe(given, log, items, seed, folder)
             else:
                 file = folder / f"{side}.arrow"
-                to_query_rankings(log.sessions, relevance_of(side, log, found, given), items, file)
+                by_query = relevance_of(side, log, found, given)
+                to_query_rankings(
+                    log.sessions, by_query, items, file, certainty=given.certainty
+                )  # fmt: skip
+                told[f"{side}_right"] = right(by_query, truth, given.certainty)
                 model = ours(given, file, seed, folder)
             told[side] = measured(model, documents, held)
             told[f"{side}_s"] = round(time.perf_counter() - started, 1)
@@ -150,12 +161,18 @@ def shortness(documents: Sequence[str]) -> np.ndarray:
     return (lengths - lengths.mean()) / lengths.std()
 
 
-def relevance_of(side: str, log: Simulated, found: Any, given: argparse.Namespace) -> Any:
+def relevance_of(side: str, log: Simulated, found: Any, given: argparse.Namespace) -> ByQuery:
     """Of each query and item: what a side takes for its relevance."""
     if side == "truth":
-        return relevance_by_query(log.sessions, log.attraction > np.mean(given.attraction))
+        return known_by_query(log.sessions, log.attraction > np.mean(given.attraction))
     looked = found.at(log.sessions.positions) if side == "ips" else None
     return relevance_by_query(log.sessions, log.clicked, looked, strength=given.strength)
+
+
+def right(found: ByQuery, truth: np.ndarray, certainty: float) -> float:
+    """Of what a side takes for relevant, the share that is."""
+    values = found.above_mean(certainty)
+    return round(float(values[truth].sum() / values.sum()), 3)
 
 
 def ours(given: argparse.Namespace, file: Path, seed: int, folder: Path) -> Any:

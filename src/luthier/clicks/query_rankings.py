@@ -7,6 +7,7 @@ fraction of the steps; and estimates of an item's relevance vary less than singl
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,52 +18,88 @@ from luthier.errors import DataError
 from luthier.store.atomic import cached_file
 
 
+@dataclass(frozen=True)
+class ByQuery:
+    """queries, items: their numbers [c], sorted by query; relevance [c]; error: its standard
+    error, [c], which is 0 where the relevance is known."""
+
+    queries: Ints
+    items: Ints
+    relevance: Floats
+    error: Floats
+
+    def above_mean(self, certainty: float = 0.0) -> Floats:
+        """What each has beyond the mean of its query, [c], less so many standard errors; not
+        below 0. Clicks on whatever is shown then add up to nothing, and a lucky click on what
+        was hardly looked at is not taken for relevance."""
+        counts = np.bincount(self.queries)
+        means = np.bincount(self.queries, self.relevance) / np.maximum(counts, 1)
+        beyond: Floats = self.relevance - means[self.queries] - certainty * self.error
+        return np.maximum(beyond, 0.0)
+
+
 def relevance_by_query(
     sessions: Sessions, clicks: Bools | Floats, examination: Floats | None = None, *,
-    strength: float = 0.0,
-) -> tuple[Ints, Ints, Floats]:  # fmt: skip
+    strength: float = 5.0,
+) -> ByQuery:  # fmt: skip
     """Of each item that was shown for a query: sum of clicks / sum of examination.
 
     examination: P(looked at) of each impression, [m], as ``Propensities.at`` gives it; the
     quotient is then self-normalized inverse propensity scoring, the clicks over expected clicks
     of Zhang and Jones (WWW 2007). None counts all impressions alike, which is the naive share.
-    strength: so many looks at the mean of all items are added to each, for items that were
-    hardly looked at. Returns queries and items, by number, and their relevance, [c] each.
+    strength: so many looks at the mean of the query's items are added to each, for items that
+    were hardly looked at. The error is that of a Poisson count of clicks. Raises DataError.
     """
     looked = np.ones(len(sessions.owner)) if examination is None else examination
     if len(looked) != len(sessions.owner) or len(clicks) != len(sessions.owner):
         raise DataError(f"{len(clicks)} clicks of {len(sessions.owner)} impressions")
-    n = max(1, len(sessions.item_names))
-    cells = sessions.query_codes[sessions.owner] * n + sessions.item_codes
-    names, cell = np.unique(cells, return_inverse=True)
+    names, cell = _cells(sessions)
+    queries, items = np.divmod(names, max(1, len(sessions.item_names)))
     hits = np.bincount(cell, np.asarray(clicks, np.float64), len(names))
     looks = np.bincount(cell, looked, len(names))
-    usual = hits.sum() / max(float(looks.sum()), 1e-12)
-    found = (hits + strength * usual) / np.maximum(looks + strength, 1e-12)
-    return names // n, names % n, found
+    usual = np.bincount(queries, hits) / np.maximum(np.bincount(queries, looks), 1e-12)
+    looks = np.maximum(looks + strength, 1e-12)
+    found = (hits + strength * usual[queries]) / looks
+    return ByQuery(queries, items, found, np.sqrt(found / looks))
+
+
+def known_by_query(sessions: Sessions, relevance: Bools | Floats) -> ByQuery:
+    """The same where relevance is known, of each impression, [m]: from judgments, or from a
+    simulated log's truth."""
+    names, cell = _cells(sessions)
+    queries, items = np.divmod(names, max(1, len(sessions.item_names)))
+    counts = np.bincount(cell, minlength=len(names))
+    found = np.bincount(cell, np.asarray(relevance, np.float64), len(names)) / counts
+    return ByQuery(queries, items, found, np.zeros(len(names)))
+
+
+def _cells(sessions: Sessions) -> tuple[Ints, Ints]:
+    """Query and item as one number, of each pair that there is [c]; and of each impression [m]
+    the place of its pair."""
+    width = max(1, len(sessions.item_names))
+    cells = sessions.query_codes[sessions.owner] * width + sessions.item_codes
+    names, cell = np.unique(cells, return_inverse=True)
+    return names, cell
 
 
 def to_query_rankings(
-    sessions: Sessions, by_query: tuple[Ints, Ints, Floats], items: Mapping[str, str],
-    destination: Path, *, above_mean: bool = True,
+    sessions: Sessions, by_query: ByQuery, items: Mapping[str, str], destination: Path, *,
+    certainty: float = 2.0,
 ) -> Path:  # fmt: skip
     """Write a row a query, with every item that was shown for it and its relevance.
 
-    by_query: of ``relevance_by_query``. above_mean: only what an item has beyond the mean of its
-    query counts, so that clicks on whatever is shown add up to nothing. Queries whose items are
-    all alike are left out. Returns destination. Raises DataError.
+    by_query: of ``relevance_by_query``. certainty: see ``ByQuery.above_mean``. Queries that have
+    nothing above their mean with this certainty are left out. Returns destination. Raises
+    DataError.
     """
-    queries, codes, relevance = by_query
-    if above_mean:
-        counts = np.bincount(queries)
-        means = np.bincount(queries, relevance) / np.maximum(counts, 1)
-        relevance = np.maximum(relevance - means[queries], 0.0)
+    queries, codes, relevance = by_query.queries, by_query.items, by_query.above_mean(certainty)
     best = np.zeros(len(sessions.query_texts))
     np.maximum.at(best, queries, relevance)
     kept = best[queries] > 0
     queries, codes, relevance = queries[kept], codes[kept], relevance[kept]
     if not len(queries):
-        raise DataError("no query has anything relevant to learn from")
+        hint = "more sessions, or a lower certainty"
+        raise DataError("no query has anything relevant to learn from", hint=hint)
     names = [sessions.item_names[code] for code in codes]
     missing = [name for name in names if not items.get(name)]
     if missing:
