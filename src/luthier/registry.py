@@ -19,8 +19,9 @@ from typing import Any, Literal
 from luthier.errors import MissingExtra, NotFound, Problem, nearest
 
 Kind = Literal[
-    "loss", "miner", "optimizer", "scheduler", "model", "pooler", "callback", "task", "updater"
-]
+    "loss", "miner", "optimizer", "scheduler", "model", "pooler", "callback", "task", "updater",
+    "calculator",
+]  # fmt: skip
 
 #: Modules of ours that hold a ``CARDS`` tuple. They import neither torch nor transformers.
 BUILT_IN = (
@@ -29,6 +30,7 @@ BUILT_IN = (
     "luthier.engine.cards",
     "luthier.tasks.cards",
     "luthier.updaters.cards",
+    "luthier.evaluation.cards",
 )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.engine.control import Interrupted, ignore, keep_going
 from luthier.engine.run import Outcome, Place, run
 from luthier.spec import JobSpec, parse_spec
 
@@ -71,6 +72,28 @@ def trained(new_place: NewPlace) -> Callable[..., Outcome]:
             return "interrupt" if stop is not None and len(steps) >= stop else None
 
         return run(spec, new_place(name), tell, control)
+
+    return go
+
+
+@pytest.fixture
+def run_in_pieces(new_place: NewPlace) -> Callable[..., tuple[Outcome, Outcome]]:
+    """Run a job straight, and once more interrupted after each of the steps that are named; both
+    outcomes."""
+
+    def go(spec: JobSpec, *stops: int) -> tuple[Outcome, Outcome]:
+        straight = run(spec, new_place("straight"), ignore, keep_going)
+        seen = []
+
+        def tell(kind: str, data: dict) -> None:
+            if kind == "step":
+                seen.append(data["step"])
+
+        for stop in stops:
+            with pytest.raises(Interrupted):
+                run(spec, new_place("stopped"), tell,
+                    lambda s=stop: "interrupt" if s in seen else None)  # fmt: skip
+        return straight, run(spec, new_place("stopped"), tell, keep_going)
 
     return go
 

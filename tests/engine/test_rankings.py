@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from luthier.data import load_dataset
-from luthier.engine.control import Interrupted, ignore, keep_going
 from luthier.engine.device import Device
 from luthier.engine.ranking_learner import RankingLearner
 from luthier.engine.ranking_setup import phases_of, shared_decay
-from luthier.engine.run import run
 from luthier.errors import DataError
 from luthier.models.dropout import set_fast_dropout
 from luthier.models.loading import load_text_model
@@ -165,19 +163,9 @@ STOPPED = [
 
 
 @pytest.mark.parametrize("changes", STOPPED, ids=str)
-def test_a_run_resumes_bit_for_bit(ranked, new_place, tiny_dropout_model, changes, one_thread):
+def test_a_run_resumes_bit_for_bit(ranked, run_in_pieces, tiny_dropout_model, changes, one_thread):
     spec = ranked(**{"model.name": str(tiny_dropout_model)}, val_split=0.2, **changes)
-    straight = run(spec, new_place("straight"), ignore, keep_going)
-    seen = []
-
-    def tell(kind, data):
-        if kind == "step":
-            seen.append(data["step"])
-
-    for stop in (2, 7):
-        with pytest.raises(Interrupted):
-            run(spec, new_place("stopped"), tell, lambda s=stop: "interrupt" if s in seen else None)
-    stopped = run(spec, new_place("stopped"), tell, keep_going)
+    straight, stopped = run_in_pieces(spec, 2, 7)
     for name in ("model.safetensors", "luthier/history.json"):
         assert (straight.folder / name).read_bytes() == (stopped.folder / name).read_bytes(), name
 

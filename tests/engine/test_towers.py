@@ -12,11 +12,9 @@ from test_rankings import a_learner, equal, gradients_of, searches, write
 
 import luthier
 from luthier.admission import check
-from luthier.engine.control import Interrupted, ignore, keep_going
 from luthier.engine.device import Device
 from luthier.engine.optim import build_optimization
 from luthier.engine.ranking_learner import RankingLearner
-from luthier.engine.run import run
 from luthier.errors import ModelError, SpecError
 from luthier.models.loading import load_text_model, open_text_model
 from luthier.models.towers import TwoTowers, load_towers
@@ -105,18 +103,9 @@ def test_a_run_opens_in_sentence_transformers(ranked, trained):
 @pytest.mark.parametrize(
     "changes", [{}, {"num_fixed_layers": 1}, {"output_dim": 8, "freeze": True}], ids=str
 )
-def test_a_run_resumes_bit_for_bit(ranked, new_place, tiny_dropout_model, changes, one_thread):
+def test_a_run_resumes_bit_for_bit(ranked, run_in_pieces, tiny_dropout_model, changes, one_thread):
     spec = ranked(**{"model.name": str(tiny_dropout_model)}, val_split=0.2, **changes)
-    straight = run(spec, new_place("straight"), ignore, keep_going)
-    seen = []
-
-    def tell(kind, data):
-        if kind == "step":
-            seen.append(data["step"])
-
-    with pytest.raises(Interrupted):
-        run(spec, new_place("stopped"), tell, lambda: "interrupt" if 5 in seen else None)
-    stopped = run(spec, new_place("stopped"), tell, keep_going)
+    straight, stopped = run_in_pieces(spec, 5)
     files = sorted(p.relative_to(straight.folder) for p in straight.folder.rglob("*.safetensors"))
     assert len(files) >= 3
     for name in (*files, "luthier/history.json"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from luthier import admission, api
 from luthier.clicks.builder import FineTuningBuilder, RankingData
+from luthier.clicks.calculating import of_sources
 from luthier.clicks.converters import QueryRetriever
 from luthier.clicks.iterations import starting_model
 from luthier.clicks.parameters import FineTuningParams
@@ -58,7 +59,8 @@ def _rows(source: Source, home: connection.Home) -> int:
 
 class FineTuner:
     """A model with its settings and parameters: what ``Trainer.fit`` trains. After it ``run``,
-    ``artifact_id`` and ``metrics`` say what came of it."""
+    ``artifact_id`` and ``metrics`` say what came of it; ``notes``, which calculators did not go
+    with it, and why."""
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class FineTuner:
         self.model, self.artifact, self.settings, self.seed = model, artifact, settings, seed
         self.params = params if isinstance(params, FineTuningParams) else FineTuningParams(**params)
         self.device = "auto"
+        self.notes: list[str] = []
         self._run: Run | None = None
 
     def to(self, device: Any) -> FineTuner:
@@ -140,9 +143,16 @@ class Trainer:
         variant = model.params.not_irrelevant_only, model.params.negative_downsampling
         parts = {variant: Part(train_dataloaders.source, train_dataloaders.rows)}
         held_out = val_dataloaders.source if val_dataloaders is not None else None
+        scored = {"train": train_dataloaders.source}
+        if held_out is not None:
+            scored["test"] = held_out
+        model.notes = []
+        data = ClickData(
+            parts, eval=held_out, calculated=of_sources(settings, scored, home, model.notes)
+        )
         spec = clicks_spec(
-            name, model.params, settings, ClickData(parts, eval=held_out), artifact=artifact,
-            seed=model.seed, device=model.device,
+            name, model.params, settings, data, artifact=artifact, seed=model.seed,
+            device=model.device,
         )  # fmt: skip
         interval = self.val_check_interval or 0
         if interval >= 1:

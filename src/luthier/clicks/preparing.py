@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from luthier.clicks.builder import RankingData
+from luthier.clicks.calculating import of_sessions
 from luthier.clicks.conversion import Inputs, convert
 from luthier.clicks.items_sets import ItemsSet
 from luthier.clicks.mining import Mined
@@ -138,6 +139,10 @@ def prepare(
                 )
             else:
                 notes.append("no click is left to validate on")
+    calculated, more = of_sessions(
+        settings, {"train": train, "test": held}, found.test_items, home, seed
+    )
+    data, notes = replace(data, calculated=calculated), [*notes, *more]
     by_uri = _remembered(data.parts, home)
     return Prepared(data, train, by_uri, tuple(notes))
 

@@ -172,6 +172,12 @@ def _callbacks(
             "kind": "evaluation", "query_data": data.queries, "index_data": data.index,
             "limit": limit, "distance": settings.ranker_name, "exclude_self": False,
         })  # fmt: skip
+    if (calculated := data.calculated) is not None and calculated.calculators:
+        found.append({
+            "kind": "calculators", "calculators": calculated.calculators,
+            "train_data": calculated.train, "test_data": calculated.test,
+            "distance": settings.ranker_name,
+        })  # fmt: skip
     stop = settings.early_stopping
     if stop is not None and _measured(stop, data, problems):
         found.append({"kind": "early_stopping", "monitor": stop.measured_as, "mode": stop.mode,
@@ -182,10 +188,15 @@ def _callbacks(
 def _measured(stop: EarlyStopping, data: ClickData, problems: list[Problem]) -> bool:
     """Whether something measures the monitor; where not, ``strict`` makes it a problem."""
     name = stop.measured_as
-    there = name == "train_loss" or (name == "val_loss" and data.eval is not None)
-    there = there or (name not in ("train_loss", "val_loss") and data.queries is not None)
+    names = data.calculated.names if data.calculated is not None else frozenset()
+    there = {"train_loss": True, "val_loss": data.eval is not None}.get(name, name in names)
+    if not name.startswith(("train_", "test_", "val_")):  # those are of losses and calculators
+        there = there or data.queries is not None
     if not there and stop.strict:
         hint = "hold sessions out, or strict=False"
+        if data.calculated is not None and name not in ("train_loss", "val_loss"):
+            hint = f"calculators measure {', '.join(sorted(names)) or 'nothing'}"
+            hint += "".join(f"; {kind}: {why}" for kind, why in data.calculated.left.items())
         problems.append(Problem("early_stopping.monitor", f"nothing measures '{name}'", hint))
     return there
 

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import Problem
-from luthier.spec import BestModelCheckpoint, EarlyStopping, EvaluationCallback, JobSpec
+from luthier.spec import (
+    BestModelCheckpoint,
+    CalculatorCallback,
+    EarlyStopping,
+    EvaluationCallback,
+    JobSpec,
+)
 
 #: What can be monitored without an evaluation set.
 ALWAYS = ("train_loss",)
@@ -58,7 +64,8 @@ def problems(spec: JobSpec) -> list[Problem]:
     """Monitors that nothing in the job would ever measure, and callbacks given twice."""
     found = []
     loss_known = spec.data.eval is not None or spec.data.val_split > 0
-    evaluated = loss_known or any(isinstance(c, EvaluationCallback) for c in spec.callbacks)
+    measuring = EvaluationCallback | CalculatorCallback
+    evaluated = loss_known or any(isinstance(c, measuring) for c in spec.callbacks)
     kinds = [c.kind for c in spec.callbacks]
     for number, callback in enumerate(spec.callbacks):
         field = f"callbacks.{number}"

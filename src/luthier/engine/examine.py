@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -53,6 +53,17 @@ class Judge(Protocol):
 
     def card(self, report: Report) -> str:
         """The model card, in Markdown."""
+
+
+@runtime_checkable
+class Calculates(Protocol):
+    """A judge with calculators: they compare the present model with the starting one."""
+
+    def begin(self, starting: Callable[[], Any]) -> None:
+        """Once a run, before the first step: let them see the starting model."""
+
+    def calculated(self, model: Any) -> dict[str, float]:
+        """What they say of a model, by name."""
 
 
 class Examiner(Moments):
@@ -121,6 +132,11 @@ class Examiner(Moments):
             atomic.write_bytes(record, json.dumps(found.to_dict()).encode())
         return found
 
+    def begin(self) -> None:
+        """Before the first step: let calculators see the model that training starts from."""
+        if isinstance(self.judge, Calculates):
+            self.judge.begin(lambda: starting(self.setup))
+
     # --- what is measured ------------------------------------------------------------------
 
     def _examine(self) -> bool:
@@ -148,6 +164,9 @@ class Examiner(Moments):
             self.oversight.evaluated(self.latest)
         if self.latest is not None:
             values |= self.latest.metrics
+        if isinstance(self.judge, Calculates):
+            more = self.judge.calculated(self.setup.model)
+            values |= {name: value for name, value in more.items() if name not in values}
         return values
 
     @property

@@ -13,6 +13,7 @@ from luthier.batches import make_plan
 from luthier.data import facts
 from luthier.data.rankings import Rankings
 from luthier.engine.above import Above
+from luthier.engine.calculating import Encode, calculating
 from luthier.engine.control import Control, Listener, obeying
 from luthier.engine.learner import EmbeddingLearner
 from luthier.engine.precision import encoding_in, encoding_precision
@@ -46,6 +47,7 @@ class RetrievalJudge:
             )
         self._held_out = self._held_out_learner(data)
         self._above = Above(setup, tell, self._obey)
+        self._calculating = calculating(spec, data.calculated, setup.place, self._encoders, tell)
 
     def evaluate(self, model: Any) -> Evaluation | None:
         """Retrieval (or correlation) of a model on the evaluation set, if there is one."""
@@ -55,26 +57,8 @@ class RetrievalJudge:
         """The same on any set."""
         self.tell("stage", {"name": "evaluating"})
         model.execution = self.setup.model.execution  # all that is compared runs the same way
-        place, plain = self.setup.place, model.execution == "padded"
-        batch = self.setup.spec.training.per_device_eval_batch_size
-        if self.callback:
-            batch = self.callback.batch_size
-
-        def encoder(tower: Any) -> Callable[[Sequence[str]], np.ndarray]:
-            def encode(texts: Sequence[str]) -> np.ndarray:
-                if (known := self._above.encode(tower, texts)) is not None:
-                    return known
-                word = encoding_precision(tower, texts, place, plain, self.tell)
-                with encoding_in(tower, word):
-                    vectors: np.ndarray = tower.encode(
-                        texts, batch_size=batch, normalize=False, progress=lambda _: self._obey()
-                    )
-                return vectors
-
-            return encode
-
         query, items = sides(model)
-        index = None if items is query else encoder(items)
+        index = None if items is query else self._encoder(items)
         if index is not None and found.kind in ("scored", "margin"):
             hint = "evaluate on rankings or on pairs"
             problem = Problem("model.towers", "two towers score no pairs of like texts", hint)
@@ -82,7 +66,40 @@ class RetrievalJudge:
         words: dict[str, Any] = {}
         if self.callback is not None:
             words = {"k": self.callback.limit, "distance": self.callback.distance}
-        return evaluate(encoder(query), found, encode_index=index, **words)
+        return evaluate(self._encoder(query), found, encode_index=index, **words)
+
+    def _encoder(self, tower: Any) -> Callable[[Sequence[str]], np.ndarray]:
+        """How texts of one side become vectors, not normalized."""
+        place, plain = self.setup.place, self.setup.model.execution == "padded"
+        batch = self.setup.spec.training.per_device_eval_batch_size
+        if self.callback:
+            batch = self.callback.batch_size
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            if (known := self._above.encode(tower, texts)) is not None:
+                return known
+            word = encoding_precision(tower, texts, place, plain, self.tell)
+            with encoding_in(tower, word):
+                vectors: np.ndarray = tower.encode(
+                    texts, batch_size=batch, normalize=False, progress=lambda _: self._obey()
+                )
+            return vectors
+
+        return encode
+
+    def begin(self, starting: Callable[[], Any]) -> None:
+        """Let calculators see the model that training starts from."""
+        if self._calculating is not None:
+            self._calculating.begin(starting, writes=self.setup.means.writes)
+
+    def calculated(self, model: Any) -> dict[str, float]:
+        """What calculators say of a model; nothing without any."""
+        return {} if self._calculating is None else self._calculating(model)
+
+    def _encoders(self, model: Any) -> tuple[Encode, Encode]:
+        model.execution = self.setup.model.execution
+        query, items = (self._encoder(tower) for tower in sides(model))
+        return query, items
 
     def evaluate_quickly(self, model: Any) -> Evaluation | None:
         return self.evaluate(model)

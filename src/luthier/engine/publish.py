@@ -20,7 +20,7 @@ from luthier.evaluation.report import Report, write_report
 from luthier.models.adapters import merge, merged, restore, save_adapter, trainable
 from luthier.models.text import TextModel
 from luthier.models.vocabulary import whole
-from luthier.spec import WiSEFTCallback
+from luthier.spec import CalculatorCallback, WiSEFTCallback
 from luthier.store.bundle import Bundle, open_bundle, write_bundle
 
 
@@ -195,6 +195,10 @@ def _metrics(setup: Setup, before: Any, after: Any, report: Report) -> dict[str,
         found["train_loss"] = setup.history.losses[-1]
     if before is not None and after is not None:
         found |= {"before": before.metrics, "after": after.metrics}
+    if any(isinstance(c, CalculatorCallback) for c in setup.spec.callbacks):
+        last = setup.history.evaluations[-1] if setup.history.evaluations else {}
+        names = [n for n in last if n.startswith(("train_", "test_")) and n != "train_loss"]
+        found["calculated"] = {name: last[name] for name in names}
     if report.comparison is not None:
         found["verdict"] = report.comparison.verdict
     if report.bm25 is not None:

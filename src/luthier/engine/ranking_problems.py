@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from luthier.errors import NotFound, Problem
 from luthier.registry import find
-from luthier.spec import JobSpec
+from luthier.spec import CalculatorCallback, JobSpec
 
 _ONLY = "is for rankings"
 
@@ -26,12 +26,13 @@ def _beside_others(spec: JobSpec) -> list[Problem]:
         "training.query_learning_rate": training.query_learning_rate is not None,
         "training.query_weight_decay": training.query_weight_decay is not None,
         "training.examples_order": bool(training.examples_order),
+        "callbacks.calculators": any(isinstance(c, CalculatorCallback) for c in spec.callbacks),
     }
     return [Problem(field, _ONLY, hint) for field, there in given.items() if there]
 
 
 def _beside_rankings(spec: JobSpec) -> list[Problem]:
-    found = []
+    found = _calculators(spec)
     if spec.update.updater is not None:
         message = "searches are not remembered: no updater learns on with rankings"
         hint = "train on the new searches from the last artifact (model_artifact)"
@@ -46,6 +47,27 @@ def _beside_rankings(spec: JobSpec) -> list[Problem]:
         if spec.output.to_onnx:
             message = "one graph holds one encoder, and there are two towers"
             found.append(Problem("output.to_onnx", message, "leave it out, or use one tower"))
+    return found
+
+
+def _calculators(spec: JobSpec) -> list[Problem]:
+    """Of each callback of calculators: what they are to work on, and whether there are such."""
+    found = []
+    for number, callback in enumerate(spec.callbacks):
+        if not isinstance(callback, CalculatorCallback):
+            continue
+        if callback.train_data is None and callback.test_data is None:
+            message = "there are no searches to score: train_data, test_data or both"
+            hint = "rankings: query, items, relevance"
+            found.append(Problem(f"callbacks.{number}", message, hint))
+        for each in callback.calculators:
+            if each.code is not None:
+                continue
+            try:
+                find("calculator", each.name)
+            except NotFound as error:
+                field = f"callbacks.{number}.calculators"
+                found.append(Problem(field, error.message, error.hint))
     return found
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from luthier.data import Dataset, load_dataset, split
 from luthier.engine.control import Listener
 from luthier.errors import DataError
-from luthier.spec import CSVOptions, EvaluationCallback, JobSpec, Source
+from luthier.spec import CalculatorCallback, CSVOptions, EvaluationCallback, JobSpec, Source
 from luthier.store.bundle import sha256_of
 from luthier.store.urls import local_file
 
@@ -31,12 +31,14 @@ class Place:
 @dataclass(frozen=True)
 class Data:
     """All data of a run. ``held_out`` is what val_loss and, where no callback names other
-    queries, the evaluation are computed on."""
+    queries, the evaluation are computed on. calculated: "train" and "test", what calculators
+    score."""
 
     train: Dataset
     held_out: Dataset | None
     queries: Dataset | None
     index: Dataset | None
+    calculated: Mapping[str, Dataset] = field(default_factory=dict)
 
 
 def read_data(spec: JobSpec, place: Place, tell: Listener) -> Data:
@@ -58,7 +60,22 @@ def read_data(spec: JobSpec, place: Place, tell: Listener) -> Data:
     asked = next((c for c in spec.callbacks if isinstance(c, EvaluationCallback)), None)
     queries = _load(asked.query_data, csv, place, tell) if asked else held_out
     index = _load(asked.index_data, csv, place, tell) if asked and asked.index_data else None
-    return Data(train, held_out, queries, index)
+    return Data(train, held_out, queries, index, _calculated(spec, place, tell))
+
+
+def _calculated(spec: JobSpec, place: Place, tell: Listener) -> dict[str, Dataset]:
+    asked = next((c for c in spec.callbacks if isinstance(c, CalculatorCallback)), None)
+    sources = {"train": asked.train_data, "test": asked.test_data} if asked else {}
+    found = {
+        stage: _load(source, spec.data.csv, place, tell)
+        for stage, source in sources.items()
+        if source is not None
+    }
+    for stage, dataset in found.items():
+        if dataset.form != "rankings":
+            raise DataError(f"the data is {dataset.form}", file=f"{stage}_data of calculators",
+                            hint="calculators score rankings: query, items, relevance")  # fmt: skip
+    return found
 
 
 def located(source: Source, place: Place) -> Path:

@@ -87,6 +87,7 @@ def _trained(
     setup, judge = _prepared(spec, place, tell, control, means, program)
     examiner = Examiner(setup, judge, tell)
     before = examiner.before()
+    examiner.begin()
     if setup.update is not None:
         examiner.oversight = Oversight(setup, judge, before, tell)
         if examiner.oversight.skips:

@@ -106,7 +106,7 @@ def reranked(
     found: RankedSet, queries: NDArray[Any], items: NDArray[Any], distance: str, k: int
 ) -> dict[str, Floats]:
     """The metrics of each search, float64 [q], by vectors of all texts [t, d] by both sides."""
-    scores = _scores(
+    scores = similarities(
         queries[found.queries][found.rows].astype(np.float64),
         items[found.items].astype(np.float64),
         distance,
@@ -141,7 +141,8 @@ def _places(rows: Ints, n: int) -> Ints:
     return found
 
 
-def _scores(queries: Floats, items: Floats, distance: str) -> Floats:
+def similarities(queries: Floats, items: Floats, distance: str) -> Floats:
+    """Of each query [n, d] with its item [n, d]; of the Euclidean distance its negative."""
     if distance == "euclidean":
         found: Floats = -np.linalg.norm(queries - items, axis=1)
         return found

@@ -2,6 +2,8 @@
 
 from luthier.spec.callbacks import (
     BestModelCheckpoint,
+    CalculatorCallback,
+    CalculatorSpec,
     CallbackSpec,
     EarlyStopping,
     EvaluationCallback,
@@ -30,6 +32,8 @@ __all__ = [
     "AdapterSpec",
     "BestModelCheckpoint",
     "CSVOptions",
+    "CalculatorCallback",
+    "CalculatorSpec",
     "CallbackSpec",
     "DataSpec",
     "EarlyStopping",

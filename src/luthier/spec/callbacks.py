@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -68,6 +68,32 @@ class WiSEFTCallback(Frozen):
     alpha: float = Field(default=0.4, ge=0, le=1)
 
 
+class CalculatorSpec(Frozen):
+    """Says something of searches that the starting and the present model scored.
+
+    name: a card of the kind "calculator", or the class that ``code`` defines. attributes: of its
+    object. code: Python text. Who may hand in such a job may run code where it is worked on, as
+    with ``program.config_file``.
+    """
+
+    name: str
+    attributes: dict[str, Any] = Field(default_factory=dict)
+    code: Source | None = None
+
+
+class CalculatorCallback(Frozen):
+    """What calculators say at each evaluation, as metrics ``train_NAME`` and ``test_NAME``.
+
+    train_data, test_data: rankings that are scored. distance: how query and item are compared.
+    """
+
+    kind: Literal["calculators"] = "calculators"
+    calculators: tuple[CalculatorSpec, ...] = Field(min_length=1)
+    train_data: Source | None = None
+    test_data: Source | None = None
+    distance: Literal["cosine", "dot", "euclidean"] = "cosine"
+
+
 class WandBLogger(Frozen):
     """Report to Weights & Biases (extra ``wandb``)."""
 
@@ -90,6 +116,7 @@ CallbackSpec = Annotated[
     | TrainingCheckpoint
     | EarlyStopping
     | WiSEFTCallback
+    | CalculatorCallback
     | WandBLogger
     | MLFlowLogger,
     Field(discriminator="kind"),
