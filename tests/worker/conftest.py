@@ -2,63 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from luthier.runs.connection import Home
-from luthier.runs.process import Process
-from luthier.testing.forkserver import Forked, ForkServer
+from luthier.testing.forkserver import ForkServer
+from luthier.testing.workers import PRELOADED, Starter, quiet_home, starting
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(tmp_path: Path) -> Iterator[Home]:
     """A new home."""
-    monkeypatch.setenv("LUTHIER_WORKER", "none")
-    opened = Home(tmp_path / "home")
-    yield opened
-    opened.close()
+    with quiet_home(tmp_path / "home") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
 def forks() -> Iterator[ForkServer]:
     """Forks processes in which torch is loaded already."""
-    with ForkServer(
-        ["luthier.testing.toy_engine", "luthier.worker.supervisor", "torch._dynamo"]
-    ) as server:
+    with ForkServer(PRELOADED) as server:
         yield server
 
 
-def machine() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("LUTHIER_MACHINE",) if name in os.environ}
-
-
 @pytest.fixture
-def start(home: Home, forks: ForkServer, tmp_path: Path) -> Iterator[Callable[..., Forked]]:
-    """Starts workers of the home, with the stand-in engine; ends them afterwards."""
-    started: list[Forked] = []
-
-    def go(*words: str) -> Forked:
-        command = ["--home", home.place, "--engine", "luthier.testing.toy_engine", "--lean"]
-        worker = forks.call(
-            "luthier.worker.main:main",
-            [*command, *words],
-            output=tmp_path / "worker.log",
-            env=machine(),
-        )
-        started.append(worker)
-        return worker
-
-    yield go
-    for worker in started:
-        worker.signal(signal.SIGTERM)
-    for worker in started:
-        worker.wait(20)
-    for run in home.ledger.held():
-        if run.holder:
-            os.kill(Process.parse(run.holder).pid, signal.SIGKILL)
-    if (tmp_path / "worker.log").exists():
-        print((tmp_path / "worker.log").read_text())
+def start(home: Home, forks: ForkServer, tmp_path: Path) -> Iterator[Starter]:
+    """Starts workers of the home with the stand-in engine; ends them afterwards."""
+    with starting(home, forks, tmp_path) as starter:
+        yield starter

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,8 +18,12 @@ from luthier.spec import JobSpec, Source, parse_spec
 
 if TYPE_CHECKING:
     from luthier.runs.connection import Home as Place
+    from luthier.runs.records import RunRecord
 
 app = typer.Typer(rich_markup_mode=None)
+
+#: What is said of every run that was submitted.
+_SAID = ("id", "name", "experiment", "spec_id", "status", "reason", "artifact_id")
 
 Config = Annotated[
     Path | None,
@@ -48,21 +52,7 @@ def fit(
 
     place = api.connect(home)
     spec, naming = read_job(config, flags, place)
-    run = api.submit(spec, **naming)
-    code = wait_for(run, as_json) if wait else 0
-    record = run.record()
-    document = {
-        "id": record.id,
-        "name": record.name,
-        "experiment": record.experiment,
-        "spec_id": record.spec_id,
-        "status": record.status,
-        "reason": record.reason,
-        "artifact_id": record.artifact_id,
-        "metrics": record.metrics,
-    }
-    show(document, as_json, lambda: _say_submitted(document))
-    raise typer.Exit(code)
+    hand_in(spec, naming, wait, as_json, lambda r: {"metrics": r.metrics}, _say_submitted)
 
 
 @app.command("validate")
@@ -81,6 +71,26 @@ def validate(config: Config = None, home: Home = None, as_json: Json = False, **
         raise SpecError(problems)
     document = {"valid": True, "spec_id": spec.id, "spec": spec.model_dump(mode="json")}
     show(document, as_json, lambda: _say_valid(spec))
+
+
+def hand_in(
+    spec: JobSpec,
+    naming: Mapping[str, Any],
+    wait: bool,
+    as_json: bool,
+    more: Callable[[RunRecord], dict[str, Any]],
+    say: Callable[[Mapping[str, Any]], None],
+) -> NoReturn:
+    """Submit a job, stay with it where that is asked for, and say how its run stands: as JSON
+    with ``more`` of its record, or as ``say`` does."""
+    from luthier import api
+
+    run = api.submit(spec, **naming)
+    code = wait_for(run, as_json) if wait else 0
+    record = run.record()
+    document = {name: getattr(record, name) for name in _SAID} | more(record)
+    show(document, as_json, lambda: say(document))
+    raise typer.Exit(code)
 
 
 def read_job(

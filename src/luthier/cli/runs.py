@@ -225,8 +225,11 @@ def _document(run: Run) -> dict[str, Any]:
     search = run.home.run_folder(record) / "search.html"
     document["search_page"] = search if search.is_file() else None
     if record.artifact_id is not None:
-        path = run.home.store.artifact(record.artifact_id)
-        report = path / "luthier" / "report.html"
+        store = run.home.store
+        gone = store.was_given_up(record.artifact_id)
+        path = None if gone else store.artifact(record.artifact_id)
+        told = path / "luthier" if path else store.told(record.artifact_id)
+        report = told / "report.html"
         document |= {"path": path, "report": report if report.is_file() else None}
     return document
 

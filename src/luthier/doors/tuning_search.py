@@ -47,7 +47,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
 }
 _SCHEDULER_WORDS = {"grace_period": "min_resource", "points_to_evaluate": "initial"}
 _SETTINGS = ("cost_per_hour", "warm_start", "warm_start_top", "constraints", "initial",
-             "sampling_seed")  # fmt: skip
+             "sampling_seed", "keep_best")  # fmt: skip
 
 #: Keys that decide together how a batch is parted; beside one another they are not apart.
 _TOGETHER = ("batch_size", "batch_memory_frac", "memory_size")

@@ -115,6 +115,7 @@ class Aliases:
         expected = self._known(expected)
         with self._database.write() as connection:
             _change(connection, name, artifact_id, "set", expected, by, note)
+            self._store.find(artifact_id)  # a search gives up what no alias stands for
             return _there(connection, name)
 
     def promote(
@@ -125,9 +126,11 @@ class Aliases:
         name, artifact_id = _checked(name), self._store.find(artifact)
         expected = self._known(expected)
         with self._database.write() as connection:
-            return promote(
+            found = promote(
                 connection, artifact_id, name=name, keep=keep, expected=expected, by=by, note=note
             )
+            self._store.find(artifact_id)  # as above
+            return found
 
     def rollback(
         self, name: str = "production", *, keep: str | None = "previous",

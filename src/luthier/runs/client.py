@@ -130,7 +130,7 @@ class Run:
         """Top results of a few queries, before and after; empty where none were gathered
         (``EvaluationCallback(gather_examples=True)``). Raises IllegalTransition until the run
         is FINISHED."""
-        report = self.home.store.artifact(self.artifact_id) / "luthier" / "report.json"
+        report = self.home.store.told(self.artifact_id) / "report.json"
         found = json.loads(report.read_text()).get("examples") if report.is_file() else None
         return found if isinstance(found, dict) else {"examples": found} if found else {}
 

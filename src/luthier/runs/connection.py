@@ -14,7 +14,6 @@ from luthier.runs.client import Experiment, Run
 from luthier.runs.ledger import Ledger
 from luthier.runs.records import RunRecord
 from luthier.spec import JobSpec
-from luthier.store.atomic import remove
 from luthier.store.blobs import Store
 
 HOME = "LUTHIER_HOME"
@@ -205,7 +204,7 @@ class Home:
     def _drop_files(self, run_id: str, artifact_id: str | None) -> None:
         shutil.rmtree(self.path / "runs" / run_id, ignore_errors=True)
         if artifact_id is not None and not self.ledger.artifact_users(artifact_id):
-            remove(self.store.artifacts / artifact_id)
+            self.store.remove_artifact(artifact_id)
 
 
 _current: Home | None = None

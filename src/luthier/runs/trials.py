@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from luthier.errors import Conflict, LeaseLost
 from luthier.runs.database import Database
 from luthier.runs.journal import add_event
 from luthier.runs.leases import PAUSED
-from luthier.runs.tables import TERMINAL, now, runs
+from luthier.runs.tables import TERMINAL, alias_changes, now, runs
 
 #: The reason of a trial that was cancelled because its search was.
 WITH_SEARCH = "search"
@@ -84,6 +85,30 @@ class Trials:
             add_event(connection, run_id, epoch, "log", {"level": "info", "message": message})
         return True
 
+    @contextmanager
+    def giving_up(
+        self, search_id: str, epoch: int, trial_id: str, others: Collection[str]
+    ) -> Iterator[str | None]:
+        """Hold a trial that has ended for as long as the block lasts: nobody resumes it, and no
+        alias is set. Yields the id of its artifact where nothing refers to that: no run but
+        ``others`` has the same, none that was submitted since names it in its spec, and no alias
+        stands for it or stood for it, and could be rolled back to it. None otherwise.
+
+        Raises LeaseLost where another leads the search, Conflict where the trial is at work.
+        """
+        with self.database.write() as connection:
+            leads = (runs.c.id == search_id, runs.c.epoch == epoch, runs.c.status == "STARTED")
+            if connection.execute(sa.select(runs.c.id).where(*leads)).one_or_none() is None:
+                raise LeaseLost("another worker leads the search now", where=search_id)
+            query = sa.select(runs).where(runs.c.id == trial_id).with_for_update()
+            trial = connection.execute(query).one_or_none()
+            if trial is not None and trial.status not in TERMINAL:
+                raise Conflict("the trial is at work again", where=trial_id)
+            found = trial.artifact_id if trial is not None else None
+            if found is not None and _is_referred_to(connection, trial, others):
+                found = None
+            yield found
+
     def trials_to_run(self) -> int:
         """How many trials of all searches run or wait for a worker."""
         query = (
@@ -118,3 +143,18 @@ def refuse_trial(connection: sa.Connection, search_id: str, epoch: int) -> None:
         raise LeaseLost("another worker leads the search now, or it was ended", where=search_id)
     if row.cancel_requested_at is not None:
         raise Conflict("the search was asked to stop: it begins no trial any more", where=search_id)
+
+
+def _is_referred_to(connection: sa.Connection, trial: Any, others: Collection[str]) -> bool:
+    """Whether anybody but ``others`` refers to the artifact of a trial."""
+    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time anyway
+        connection.execute(sa.text(f"LOCK TABLE {alias_changes.name} IN SHARE MODE"))
+    artifact_id = trial.artifact_id
+    same = sa.select(runs.c.id).where(runs.c.artifact_id == artifact_id, runs.c.id != trial.id)
+    if not set(connection.execute(same).scalars()) <= set(others):
+        return True
+    # Who names it was submitted after it was there: few of many runs have to be read.
+    names = (runs.c.created_at >= trial.started_at, runs.c.spec.contains(artifact_id))
+    aliased = sa.select(alias_changes.c.name).where(alias_changes.c.artifact_id == artifact_id)
+    queries = (sa.select(runs.c.id).where(*names), aliased)
+    return any(connection.execute(query.limit(1)).first() is not None for query in queries)

@@ -20,11 +20,12 @@ from luthier.runs.records import Claim
 from luthier.runs.trials import WITH_SEARCH, TrialRecord
 from luthier.search import results
 from luthier.search.constraints import Constraint, read_constraints
+from luthier.search.keeping import Keeping
 from luthier.search.limits import Limits
 from luthier.search.planner import Known, Planner
 from luthier.search.rungs import make_pruner
 from luthier.search.space import Point, applied, read_space
-from luthier.search.summary import Summary, Trial, trial_events, write_summary
+from luthier.search.summary import Summary, Trial, nothing_found, trial_events, write_summary
 from luthier.spec.search import SearchSpec
 
 #: How soon it is looked again how the trials stand: at once where something has just changed, and
@@ -74,7 +75,9 @@ class Conductor:
             falls=self.directions[0] == "minimize",
             trials=self.most,
         )
+        self.keeping = Keeping(home, self.me, self.epoch, self.search.keep_best)
         self.trials: dict[int, Trial] = {}
+        self._told: dict[int, dict[str, Any]] = {}  # what was said of trials that had ended
         self.earlier: list[Known] = []
         self._first: list[Point] = []
         self._seen: dict[int, int] = {}  # trial → the last of its events that was read
@@ -87,6 +90,7 @@ class Conductor:
         while True:
             self._obey()
             self._look()
+            self._tidy()
             self._decide()
             if self._is_over():
                 break
@@ -95,6 +99,7 @@ class Conductor:
             self._wake()
             self._rest()
         self._close()
+        self._tidy(last=True)
         return self._result()
 
     # Taking up what is there
@@ -104,7 +109,14 @@ class Conductor:
         for told in trial_events(self.home, self.me.id):
             if told["state"] == "begun":
                 self._remember(told)
-        by_key = {trial.key: trial for trial in self.ledger.trials(self.me.id)}
+            else:
+                self._told[int(told["number"])] = told
+        records = self.ledger.trials(self.me.id)
+        by_key = {trial.key: trial for trial in records}
+        mine = f"{self.me.id}/{self.me.generation}/"
+        self.keeping.earlier = tuple(
+            r.id for r in records if r.ended and r.key and not r.key.startswith(mine)
+        )
         for number, trial in self.trials.items():
             record = by_key.get(self._key(number))
             if record is None and trial.state == "asked":
@@ -176,6 +188,8 @@ class Conductor:
         trial.artifact_id, trial.seconds = record.artifact_id, results.trial_seconds(record)
         self._read_curve(trial)
         if record.status == "FINISHED":
+            if trial.recall(self._told.get(trial.number, {})):
+                return
             self._take_scores(trial, record)
         elif record.status == "FAILED":
             trial.state = "failed"
@@ -183,7 +197,10 @@ class Conductor:
         else:
             trial.state = "pruned" if record.reason in (PRUNED, ENDED) else "cancelled"
             self._free(trial)
-        self.tell("trial", trial.told())
+        if self.search.keep_best is None:
+            self.tell("trial", trial.told())
+        else:  # on the disk before the artifact, which some scores are read from, is given up
+            self.ledger.append(self.me.id, self.epoch, [("trial", trial.told())])
 
     def _take_scores(self, trial: Trial, record: TrialRecord) -> None:
         names = [m for c in self.constraints for m in c.names if m not in self.space.paths()]
@@ -208,6 +225,15 @@ class Conductor:
     def _curve_of(self, record: TrialRecord, metric: str) -> dict[int, float]:
         events = self.ledger.events(record.id, limit=100_000, kinds=["evaluation"])
         return results.curve(events, metric, self.me.spec.training.eval_steps)
+
+    def _tidy(self, *, last: bool = False) -> None:
+        """Give up the models that shall not be kept."""
+        for problem in self.keeping.tidy(self._summary(), last=last):
+            self.tell("log", {"level": "warning", "message": problem})
+
+    def _summary(self) -> Summary:
+        return Summary.of(self.me.name, self.search, self.metrics, self.directions,
+                          self.trials.values())  # fmt: skip
 
     def _free(self, trial: Trial) -> None:
         """A trial that nobody goes on with needs no checkpoints."""
@@ -351,18 +377,10 @@ class Conductor:
             time.sleep(min(LOOK_S, self._pause_s))
 
     def _result(self) -> tuple[str, dict[str, Any]]:
-        summary = Summary.of(self.me.name, self.search, self.metrics, self.directions,
-                             self.trials.values())  # fmt: skip
+        summary = self._summary()
         best = summary.best
         if best is None or best.artifact_id is None:
-            errors = [t for t in self.trials.values() if t.error]
-            stopped = sum(t.state == "pruned" for t in self.trials.values())
-            last = f"; the last: {errors[-1].error}" if errors else ""
-            raise TrainingError(
-                f"of {len(self.trials)} trials none finished within the limits and constraints, "
-                f"{len(errors)} failed, {stopped} were stopped{last}",
-                hint="see the trials' own logs, or give max_time and max_cost more room",
-            )
+            raise nothing_found(summary)
         folder = self.home.run_folder(self.me)
         folder.mkdir(parents=True, exist_ok=True)
         write_summary(folder, summary)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.errors import NotFound
+from luthier.errors import NotFound, TrainingError
 from luthier.runs.connection import Home
 from luthier.runs.records import RunRecord
 from luthier.search.planner import Direction, Known, distribution
@@ -57,6 +57,21 @@ class Trial:
         state = {"asked": "running", "cancelled": "failed"}.get(self.state, self.state)
         scores = tuple(self.scores[m] for m in metrics) if self.scores else None
         return Known(self.number, self.point, state, scores, self.curve, self.violations, self.rung)
+
+    def recall(self, told: Mapping[str, Any]) -> bool:
+        """Take what was told of this trial, with this very model, when it had ended; whether it
+        was told: some scores are read from a model, which by now may have been given up."""
+        if not told or (self.run_id, self.artifact_id) != (
+            told.get("run_id"),
+            told.get("artifact_id"),
+        ):
+            return False
+        self.state, self.error, self.scores = told["state"], told.get("error"), told.get("scores")
+        # Infinity is no number in JSON.
+        self.violations = tuple(
+            math.inf if v is None else float(v) for v in told.get("violations", ())
+        )
+        return True
 
     def told(self) -> dict[str, Any]:
         """As JSON data; without what means nothing."""
@@ -135,6 +150,18 @@ class Summary:
             "importance": self.importance(),
             "seconds": sum(t.seconds for t in self.trials),
         }
+
+
+def nothing_found(summary: Summary) -> TrainingError:
+    """The error of a search without a best trial."""
+    errors = [t for t in summary.trials if t.error]
+    stopped = sum(t.state == "pruned" for t in summary.trials)
+    last = f"; the last: {errors[-1].error}" if errors else ""
+    return TrainingError(
+        f"of {len(summary.trials)} trials none finished within the limits and constraints, "
+        f"{len(errors)} failed, {stopped} were stopped{last}",
+        hint="see the trials' own logs, or give max_time and max_cost more room",
+    )
 
 
 def pareto(

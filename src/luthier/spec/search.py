@@ -38,7 +38,8 @@ class SearchSpec(Frozen):
     n_workers: trials at a time. initial: points that are tried first, by path. warm_start: ids
     of earlier searches whose trials are known to this one, and the first ``warm_start_top``
     of them are tried first. constraints: such as "seconds <= 60"; a name is a metric or the
-    path of a field. sampling_seed: of the search, not of its trials.
+    path of a field. sampling_seed: of the search, not of its trials. keep_best: of so many
+    trials, the best by the first metric, the models are kept; None: of all.
     """
 
     space: Options = Field(default_factory=dict)
@@ -59,6 +60,7 @@ class SearchSpec(Frozen):
     warm_start: tuple[str, ...] = ()
     warm_start_top: int = Field(default=0, ge=0)
     constraints: tuple[str, ...] = ()
+    keep_best: int | None = Field(default=None, ge=1)
 
     @field_validator("metrics", "modes", mode="before")
     @classmethod

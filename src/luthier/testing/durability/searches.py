@@ -30,11 +30,14 @@ _SPACE: dict[str, Any] = {
 _SEEN_S = 10.0
 #: Kills in one search, so that every kind of search sees some.
 _EACH = 8
+#: Instead of the weights of a trial that was not to be kept.
+GIVEN_UP = "given up"
 #: Searches of unlike kinds: one at a time, so that what comes next depends on what came before.
 _KINDS: tuple[dict[str, Any], ...] = (
     {"algorithm": "tpe", "max_trials": 8},
     {"algorithm": "random", "pruner": "halving", "max_trials": 6},
     {"algorithm": "tpe", "pruner": "asha", "max_trials": 7},
+    {"algorithm": "tpe", "max_trials": 8, "keep_best": 2},
 )
 
 
@@ -50,8 +53,10 @@ def outcome(home: Home, run: Run) -> tuple[list[dict[str, Any]], tuple[str, list
     """What a search found: each trial's values, end, scores and weights, and the best model."""
 
     def told(trial: Trial) -> dict[str, Any]:
-        weights = None
-        if trial.artifact_id is not None:
+        weights: tuple[str, list[float]] | str | None = None
+        if trial.artifact_id is not None and home.store.was_given_up(trial.artifact_id):
+            weights = GIVEN_UP
+        elif trial.artifact_id is not None:
             weights = fingerprint(home.store.artifact(trial.artifact_id))
         return {
             "values": trial.values,
