@@ -240,3 +240,30 @@ def test_images_are_squares(tmp_path):
         ImagePreprocessor()(b"no image")
     with pytest.raises(DataError, match=r"none\.png"):
         ImagePreprocessor()(tmp_path / "none.png")
+
+
+def test_a_catalogue_of_images_is_refused_when_it_is_handed_over(tmp_path):
+    """Real images as bytes, as Pillow's, as arrays and as names: none is taken for a text."""
+    from PIL import Image
+
+    Image.new("RGB", (40, 20), (255, 0, 0)).save(tmp_path / "wide.png")
+    data = (tmp_path / "wide.png").read_bytes()
+    for item in (data, Image.open(tmp_path / "wide.png"), ImagePreprocessor(8)(data)):
+        with pytest.raises(DataError, match=r"column picture: item 'a' is an image") as error:
+            _pictures().catalogue([{"id": "a", "picture": item}])
+        assert "give a caption" in error.value.hint
+    made = TextItemSetManager(
+        DatasetFieldsNormalizer("picture", "id"), preprocessor=ImagePreprocessor(8)
+    )
+    with pytest.raises(DataError, match="item 'a' is an image"):
+        made.catalogue([{"id": "a", "picture": data}])
+    names = [str(tmp_path / "wide.png"), "https://shop.example/hats/2.JPG?w=90", "a red hat"]
+    rows = [{"id": str(n), "picture": name} for n, name in enumerate(names)]
+    with pytest.raises(DataError, match=r"items are names of images, such as .*wide\.png' of '0'"):
+        _pictures().catalogue(rows)
+    captions = [{"id": "a", "picture": "logo.png"}, {"id": "b", "picture": "a red hat"}]
+    assert len(_pictures().catalogue(captions)) == 2  # one name among texts is a text
+
+
+def _pictures():
+    return TextItemSetManager(DatasetFieldsNormalizer("picture", "id"))

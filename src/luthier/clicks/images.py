@@ -1,8 +1,16 @@
-"""Images of a catalogue as arrays. Pillow is loaded when the first one is read, torch never."""
+"""Images of a catalogue: as arrays, and told from texts. Pillow is loaded when the first one is
+read, torch never.
+
+Trainings on clicks are of texts. No encoder of images can be tuned by this version (they are in
+``luthier models`` with the reason), so a catalogue of images is refused when it is handed over,
+rather than that names of files are taken for what is on them.
+"""
 
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +18,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.errors import DataError
+
+#: What is one word and ends as files of images do, or is an image by itself.
+_NAME = re.compile(
+    r"\S+\.(jpe?g|png|gif|webp|bmp|tiff?|avif|heic|svg)([?#]\S*)?|data:image/\S+", re.IGNORECASE
+)
+#: How files of JPEG, PNG, GIF, BMP, TIFF and WebP begin.
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+IMAGES = "trainings on clicks are of texts: give a caption, by --item-field or a preprocessor"
+
+
+def is_image(item: Any) -> bool:
+    """Whether an item is the pixels or the bytes of an image.
+
+    >>> is_image(b"\\x89PNG...")
+    True
+    """
+    if isinstance(item, bytes | bytearray | memoryview):
+        return bytes(item[:4]).startswith(_BEGINNINGS)
+    if isinstance(item, np.ndarray):
+        return item.ndim in (2, 3)
+    return hasattr(item, "tobytes") and hasattr(item, "mode")  # Pillow's
+
+
+def name_images(texts: Collection[str]) -> bool:
+    """Whether most of these texts are names, URLs or data of images, and no words.
+
+    >>> name_images(["hats/1.jpg", "https://shop/2.PNG?w=90"]), name_images(["a red hat.jpg"])
+    (True, False)
+    """
+    return bool(texts) and sum(bool(_NAME.fullmatch(t)) for t in texts) * 2 > len(texts)
 
 
 class ImagePreprocessor:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from luthier.clicks.augmentation import Augmentation, augment_items
 from luthier.clicks.conversion import Inputs
+from luthier.clicks.images import IMAGES, is_image, name_images
 from luthier.clicks.preprocessing import DatasetFieldsNormalizer, clean_text, line_from_dict
 from luthier.clicks.sessions import SCHEMA, Ints, Sessions
 from luthier.clicks.splitters import NoSplitter, Parts, Splitter, split_items
@@ -166,22 +167,32 @@ class TextItemSetManager:
     def catalogue(
         self, rows: Iterable[Mapping[str, Any]], file: str = "catalogue"
     ) -> dict[str, str]:
-        """id → text. Raises DataError: a field lacks, an id comes twice, an item has no text."""
+        """id → text. Raises DataError: a field lacks, an id comes twice, an item has no text, or
+        is an image."""
         found = {}
         items = self.field_normalizer(rows, file)
+        column = self.field_normalizer.item_field_name
+
+        def wrong(message: str, hint: str | None = None) -> DataError:
+            return DataError(message, file=file, column=column, hint=hint)
+
         for name, item in items.items():
             try:
                 text = self.preprocessor(item)
             except DataError as error:
-                raise DataError(f"item {name!r}: {error.message}", file=file,
-                                column=self.field_normalizer.item_field_name,
-                                hint=error.hint) from None  # fmt: skip
+                if is_image(item):
+                    raise wrong(f"item {name!r} is an image", IMAGES) from None
+                raise wrong(f"item {name!r}: {error.message}", error.hint) from None
+            if is_image(text):
+                raise wrong(f"item {name!r} is an image", IMAGES)
             if not text:
-                raise DataError(f"item {name!r} has no text", file=file,
-                                column=self.field_normalizer.item_field_name)  # fmt: skip
+                raise wrong(f"item {name!r} has no text")
             found[name] = text
         if not found:
             raise DataError("there is no item", file=file)
+        if name_images(found.values()):
+            name, text = next(iter(found.items()))
+            raise wrong(f"items are names of images, such as {text!r:.80} of {name!r}", IMAGES)
         return found
 
     def items_set(self, catalogue: Mapping[str, str], *, train: bool) -> ItemsSet:
