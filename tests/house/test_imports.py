@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "luthier"
 #: Room → the rooms that it may import, besides itself, when a module of it is loaded or used.
 #: Modules at the root of the package count as rooms. ``engine.cards``, ``engine.control`` and
 #: ``engine.decisions`` are tables and names without torch, which others may read.
-FOUNDATION = {"errors", "spec", "registry", "luthier"}
+FOUNDATION = {"errors", "spec", "registry", "luthier", "lazy"}
 PARTS = FOUNDATION | {
     "store",
     "data",
@@ -24,7 +24,8 @@ PARTS = FOUNDATION | {
     "tasks",
 }
 MAY = {
-    "luthier": set(),
+    "luthier": {"lazy"},
+    "lazy": set(),
     "errors": set(),
     "spec": {"errors"},
     "registry": {"errors"},

@@ -11,13 +11,11 @@ The names of Embedding Studio are loaded when first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from luthier.lazy import lazy_names
 
-#: Public name → the module that holds it.
-_HOME = {
-    name: module
-    for module, names in {
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
         "luthier.clicks.parameters": "FineTuningParams",
         "luthier.clicks.curriculum": "ExamplesType",
         "luthier.clicks.settings": (
@@ -58,18 +56,5 @@ _HOME = {
         "luthier.clicks.tasks": "FineTuningTasks FineTuningTaskRunRequest",
         "luthier.clicks.hyperopt": "fmin hp tpe rand Trials",
         "luthier.clicks.augmentation": "ChangeCases Misspellings AugmentationsComposition",
-    }.items()
-    for name in names.split()
-}
-
-__all__ = sorted(_HOME)  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'luthier.clicks' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return __all__
+    },
+)

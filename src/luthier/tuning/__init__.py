@@ -5,13 +5,11 @@ The names are loaded when first used, and those that need torch load it then.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from luthier.lazy import lazy_names
 
-#: Public name → the module that holds it.
-_HOME = {
-    name: module
-    for module, names in {
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
         "luthier.updates": "run_training_job execute_tuning_job execute_experiment_job",
         "luthier.tuning.model_updater": "ModelUpdater",
         "luthier.tuning.config_spaces": "config_space uniform loguniform randint choice",
@@ -27,18 +25,5 @@ _HOME = {
             "PermutationScenario IIDScenario FeatureSortingScenario HueShiftScenario "
             "DataIncrementalScenario BenchmarkScenario"
         ),
-    }.items()
-    for name in names.split()
-}
-
-__all__ = sorted(_HOME)  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'luthier.tuning' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return __all__
+    },
+)
