@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from luthier.models.attention import Block, block_attention, blocks_of
+from luthier.models.attention import Block, Blocks, block_attention, blocks_of
 from luthier.models.dropout import FastDropout, _Drop, keep_mask, masked, set_fast_dropout
 from luthier.models.loading import load_text_model
 from luthier.spec import ModelSpec
@@ -195,7 +195,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 #: Texts of one length share a block, and so do texts of lengths that differ little.
 LENGTHS = ([1, 1, 1], [4, 4], [2, 5])
-BLOCKS = tuple(
+BLOCKS = Blocks(
     Block.of(start, np.array(lengths), torch.device("cpu"))
     for start, lengths in zip((0, 3, 11), LENGTHS, strict=True)
 )
@@ -277,7 +277,7 @@ def test_attention_without_dropout(causal: bool, window: int | None) -> None:
     """Equal, with its gradients, whether texts share blocks or each has one of its own."""
     lengths = np.concatenate(LENGTHS)
     starts = np.cumsum(lengths) - lengths
-    alone = tuple(
+    alone = Blocks(
         Block.of(int(s), np.array([n]), torch.device("cpu"))
         for s, n in zip(starts, lengths, strict=True)
     )
@@ -288,6 +288,28 @@ def test_attention_without_dropout(causal: bool, window: int | None) -> None:
         found.append((out, *torch.autograd.grad(out.sin().sum(), given)))
     for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_rows_of_heads_are_those_of_the_tokens() -> None:
+    """Each head of each token has a row, in the order of its block's matrices, and no other."""
+    rows = torch.arange(float(TOKENS * HEADS * WIDTH)).view(TOKENS, HEADS, WIDTH)
+    layout = BLOCKS.layout(HEADS)
+    found = layout.by_head(rows)
+    expected, vain = [], []
+    first = 0
+    for lengths in LENGTHS:
+        start = first
+        for length in lengths:
+            for head in range(HEADS):
+                for place in range(max(lengths)):
+                    vain += [len(expected)] if place >= length else []
+                    expected.append(rows[first + place if place < length else start, head])
+            first += length
+    assert torch.equal(found, torch.stack(expected))
+    assert layout.vain is not None
+    assert sorted(layout.vain.tolist()) == vain
+    assert torch.equal(layout.by_token(found, HEADS), rows)
+    assert BLOCKS.layout(HEADS) is layout
 
 
 def test_lengths_share_a_block_where_padding_costs_less() -> None:

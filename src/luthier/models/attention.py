@@ -12,15 +12,16 @@ with D the dropout of the attention weights (Vaswani et al. 2017, section 3.2.1 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from luthier.models.dropout import keep_mask, only
+from luthier.models.dropout import as_numbers, keep_mask
 from luthier.models.tokens import Ints
 
 #: Attention weights of one head that may be computed in vain to spare a block: what a block's
@@ -67,7 +68,78 @@ class Block:
         return cls(start, stop, len(lengths), longest, *tensors)
 
 
-def blocks_of(lengths: Ints, device: torch.device) -> tuple[Block, ...]:
+class Layout(NamedTuple):
+    """Rows of heads [places * heads, width], a block's after another's and in it [texts, heads,
+    longest], so that a block's matrices lie one behind the other and products copy nothing.
+
+    taken: the row of [tokens * heads] that each has, int64. back: where each of those rows lies,
+    int64 [tokens * heads]. vain: the rows that are no token, int64, or None.
+    """
+
+    taken: Tensor
+    back: Tensor
+    vain: Tensor | None
+
+    def by_head(self, tensor: Tensor) -> Tensor:
+        """Rows of heads, of [tokens, heads, width]. What lies beyond a text is its block's first
+        token."""
+        return tensor.reshape(-1, tensor.shape[-1]).index_select(0, self.taken)
+
+    def by_token(self, rows: Tensor, heads: int) -> Tensor:
+        """The inverse: [tokens, heads, width]."""
+        return rows.index_select(0, self.back).view(-1, heads, rows.shape[-1])
+
+
+class Blocks(tuple[Block, ...]):
+    """The blocks of a packed row, and what all layers need to know of them, made once."""
+
+    def layout(self, heads: int) -> Layout:
+        """Where a head of a token lies when each block is [texts, heads, longest]."""
+        known: dict[int, Layout] = self.__dict__.setdefault("_layouts", {})
+        if heads not in known:
+            known[heads] = self._layout(heads)
+        return known[heads]
+
+    def unseen(
+        self, index: int, causal: bool, window: int | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        """What is added to the scores [n, heads, l, l] of a block: 0 where a query sees a key and
+        -inf where not; None where it sees all."""
+        known: dict[Any, Tensor | None] = self.__dict__.setdefault("_unseen", {})
+        key = index, causal, window, dtype
+        if key not in known:
+            block = self[index]
+            allowed = _allowed(block, causal, window, torch.device("cpu"))
+            if causal and allowed is None:
+                allowed = torch.ones(block.longest, block.longest, dtype=torch.bool).tril_()
+            known[key] = None if allowed is None else _added(allowed, dtype)
+        return known[key]
+
+    def _layout(self, heads: int) -> Layout:
+        taken, back, vain, first = [], [], [], 0
+        head = np.arange(heads)
+        for block in self:
+            texts, longest = block.texts, block.longest
+            places = np.arange(texts * longest) if block.places is None else block.places.numpy()
+            tokens = (block.start + places).reshape(texts, 1, longest)
+            taken.append((tokens * heads + head[None, :, None]).ravel())
+            text, place = np.divmod(np.arange(texts * longest), longest)
+            rows = first + (text[:, None] * heads + head) * longest + place[:, None]
+            if block.inside is None:
+                back.append(rows.ravel())
+            else:
+                inside = block.inside.numpy().ravel()
+                back.append(rows[inside].ravel())
+                vain.append(rows[~inside].ravel())
+            first += texts * heads * longest
+        return Layout(
+            torch.from_numpy(np.concatenate(taken)),
+            torch.from_numpy(np.concatenate(back)),
+            torch.from_numpy(np.concatenate(vain)) if vain else None,
+        )
+
+
+def blocks_of(lengths: Ints, device: torch.device) -> Blocks:
     """Blocks of texts of these lengths, which ascend."""
     found, start, first, vain = [], 0, 0, 0
     most = _MOST_WEIGHTS if device.type == "cpu" else math.inf
@@ -80,14 +152,14 @@ def blocks_of(lengths: Ints, device: torch.device) -> tuple[Block, ...]:
             continue
         found.append(Block.of(start, lengths[first:end], device))
         start, first, vain = found[-1].stop, end, 0
-    return tuple(found)
+    return Blocks(found)
 
 
 def block_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    blocks: tuple[Block, ...],
+    blocks: Blocks,
     *,
     scale: float,
     dropout: float = 0.0,
@@ -106,6 +178,9 @@ def block_attention(
     """
     on_cpu = query.device.type == "cpu"
     if dropout > 0 and on_cpu:
+        if torch.is_autocast_enabled("cpu"):
+            half = torch.get_autocast_dtype("cpu")
+            query, key, value = query.to(half), key.to(half), value.to(half)
         found: Tensor = _WithDropout.apply(  # type: ignore[no-untyped-call]
             query, key, value, blocks, scale, dropout, causal, window
         )
@@ -144,10 +219,6 @@ def _unpadded(tensor: Tensor, block: Block) -> Tensor:
     return tensor if block.rows is None else tensor.index_select(0, block.rows)
 
 
-def _of(tensor: Tensor, block: Block) -> Tensor:
-    return _padded(tensor[block.start : block.stop], block)
-
-
 def _allowed(block: Block, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
     """Which keys each query sees, bool [l, l] or [n, 1, l, l]; None when that is all, or all
     behind it in texts of one length."""
@@ -167,9 +238,22 @@ def _allowed(block: Block, causal: bool, window: int | None, device: torch.devic
     return (near & seen) | ~block.inside[:, None, :, None]
 
 
+def _added(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where allowed, else -inf: added in a tenth of the time that masking takes."""
+    return torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, float("-inf"))
+
+
+def _product(one: Tensor, other: Tensor, factor: float, out: Tensor | None = None) -> Tensor:
+    """factor * one @ other for each of a batch; a product of MKL takes the factor for nothing."""
+    into = one.new_empty(len(one), one.shape[1], other.shape[2]) if out is None else out
+    return torch.baddbmm(into, one, other, beta=0, alpha=factor, out=into)
+
+
 class _WithDropout(torch.autograd.Function):
     """The same with dropout, in matrix products: the CPU's fused kernel knows no dropout, and
-    torch draws Bernoulli numbers ten times slower than ``keep_mask``."""
+    torch draws Bernoulli numbers ten times slower than ``keep_mask``.
+
+    Everything in between lies by head (``Layout``): one gather a tensor, and no other copies."""
 
     @staticmethod
     def forward(
@@ -177,49 +261,64 @@ class _WithDropout(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        blocks: tuple[Block, ...],
+        blocks: Blocks,
         scale: float,
         dropout: float,
         causal: bool,
         window: int | None,
     ) -> Tensor:
-        out = torch.empty_like(query)
-        weights, masks = [], []
-        for block in blocks:
-            scores = torch.matmul(_of(query, block), _of(key, block).transpose(-1, -2))
-            scores = scores.mul_(scale)
-            allowed = _allowed(block, causal, window, query.device)
-            if causal and allowed is None:
-                allowed = torch.ones(block.longest, block.longest, dtype=torch.bool).tril_()
-            if allowed is not None:
-                scores.masked_fill_(~allowed, float("-inf"))
-            weight = torch.softmax(scores, -1)
-            mask, kept = keep_mask(weight.shape, dropout)
-            weights.append(weight)
-            masks.append(mask)
-            attended = torch.matmul(only(weight, mask), _of(value, block)).mul_(1 / kept)
-            out[block.start : block.stop] = _unpadded(attended, block)
-        ctx.save_for_backward(query, key, value, *weights, *masks)
-        ctx.blocks, ctx.scale, ctx.kept = blocks, scale, kept
-        return out
+        heads = query.shape[1]
+        layout = blocks.layout(heads)
+        q, k, v = (layout.by_head(t) for t in (query, key, value))
+        out = torch.empty_like(v)
+        weights, masks, kept = [], [], 1.0
+        wanted = any(ctx.needs_input_grad)
+        with torch.autocast("cpu", enabled=False):
+            for index, (block, (a, b, c, o)) in enumerate(_parts(blocks, heads, q, k, v, out)):
+                scores = _product(a, b.transpose(1, 2), scale)
+                unseen = blocks.unseen(index, causal, window, scores.dtype)
+                if unseen is not None:
+                    scores.view(block.texts, heads, block.longest, block.longest).add_(unseen)
+                weight = torch.softmax(scores, -1)
+                mask, kept = keep_mask(weight.shape, dropout)
+                _product(as_numbers(mask, weight.dtype).mul_(weight), c, 1 / kept, o)
+                if wanted:
+                    weights.append(weight)
+                    masks.append(mask)
+        if wanted:
+            ctx.save_for_backward(q, k, v, *weights, *masks)
+        ctx.blocks, ctx.heads, ctx.scale, ctx.kept = blocks, heads, scale, kept
+        return layout.by_token(out, heads)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, *rest = ctx.saved_tensors
-        count = len(ctx.blocks)
-        gradient = gradient.contiguous()
-        gq, gk, gv = (torch.empty_like(t) for t in (query, key, value))
-        for block, weight, mask in zip(ctx.blocks, rest[:count], rest[count:], strict=True):
-            part = slice(block.start, block.stop)
-            dropped = only(weight, mask)
-            out = _of(gradient, block) * (1 / ctx.kept)
-            if block.inside is not None:
-                out = out * block.inside[:, None, :, None].to(out.dtype)
-            gv[part] = _unpadded(torch.matmul(dropped.transpose(-1, -2), out), block)
-            of_weight = torch.matmul(out, _of(value, block).transpose(-1, -2))
-            of_weight = only(of_weight, mask)
+        q, k, v, *rest = ctx.saved_tensors
+        blocks, heads, scale, more = ctx.blocks, ctx.heads, ctx.scale, 1 / ctx.kept
+        layout: Layout = blocks.layout(heads)
+        g = layout.by_head(gradient)
+        if layout.vain is not None:  # what lies beyond a text is nobody's output
+            g.index_fill_(0, layout.vain, 0.0)
+        found = [torch.empty_like(t) for t in (q, k, v)]
+        saved = zip(rest[: len(blocks)], rest[len(blocks) :], strict=True)
+        parts = _parts(blocks, heads, q, k, v, g, *found)
+        for (weight, mask), (_, (a, b, c, o, ga, gb, gc)) in zip(saved, parts, strict=True):
+            keep = as_numbers(mask, weight.dtype)
+            _product((weight * keep).transpose(1, 2), o, more, gc)
+            of_weight = _product(o, c.transpose(1, 2), more).mul_(keep)
             scores = torch._softmax_backward_data(of_weight, weight, -1, weight.dtype)
-            scores = scores.mul_(ctx.scale)
-            gq[part] = _unpadded(torch.matmul(scores, _of(key, block)), block)
-            gk[part] = _unpadded(torch.matmul(scores.transpose(-1, -2), _of(query, block)), block)
+            _product(scores, b, scale, ga)
+            _product(scores.transpose(1, 2), a, scale, gb)
+        gq, gk, gv = (layout.by_token(t, heads) for t in found)
         return gq, gk, gv, None, None, None, None, None
+
+
+def _parts(
+    blocks: Blocks, heads: int, *tensors: Tensor
+) -> Iterator[tuple[Block, tuple[Tensor, ...]]]:
+    """Each block, and its part of rows of heads: [texts * heads, longest, width]."""
+    first = 0
+    for block in blocks:
+        rows = block.texts * heads * block.longest
+        shape = block.texts * heads, block.longest, -1
+        yield block, tuple(t[first : first + rows].view(shape) for t in tensors)
+        first += rows

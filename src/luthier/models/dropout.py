@@ -40,8 +40,13 @@ def masked(values: Tensor, mask: Tensor, kept: float) -> Tensor:
 
 def only(values: Tensor, mask: Tensor) -> Tensor:
     """The kept values as they are, and 0."""
+    return as_numbers(mask, values.dtype).mul_(values)
+
+
+def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 for what is kept, else 0."""
     # torch turns bytes into numbers three times as fast as bools.
-    return mask.view(torch.uint8).to(values.dtype).mul_(values)
+    return mask.view(torch.uint8).to(dtype)
 
 
 class _Drop(torch.autograd.Function):

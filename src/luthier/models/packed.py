@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from luthier.models.attention import Block, block_attention, blocks_of
+from luthier.models.attention import Blocks, block_attention, blocks_of
 from luthier.models.tokens import Ints, Tokens
 
 #: The name under which transformers knows our attention.
@@ -45,7 +45,7 @@ class Packing:
 
     tokens: Tokens
     order: Ints
-    blocks: tuple[Block, ...]
+    blocks: Blocks
     calls: int = 0
 
     @classmethod
@@ -137,7 +137,7 @@ def _attention(
     packing.calls += 1
     if key.shape[1] != query.shape[1]:  # grouped queries
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
-    query, key, value = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
+    query, key, value = (t.squeeze(0).transpose(0, 1).contiguous() for t in (query, key, value))
     out = block_attention(
         query,
         key,
