@@ -93,6 +93,19 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(path, hashlib.sha256(data).hexdigest(), manifest["meta"])
 
 
+def sealed_bundle(path: Path) -> Bundle:
+    """The bundle that a folder says it is: its manifest is verified, its files are not. For who
+    hands it to somebody that verifies them, as ``Store.publish`` does.
+
+    Raises NotFound and CorruptBundle as ``open_bundle``.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise NotFound("there is no bundle here", where=str(path))
+    data, manifest = _manifest(path)
+    return Bundle(path, hashlib.sha256(data).hexdigest(), manifest["meta"])
+
+
 def newest_bundle(folder: Path, on_bad: Callable[[Path, CorruptBundle], None]) -> Bundle | None:
     """The good bundle with the highest number in its name (``step-00000120``), or None.
 

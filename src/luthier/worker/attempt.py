@@ -23,7 +23,7 @@ from luthier.runs.leases import LEASE_S
 from luthier.runs.process import this_process
 from luthier.runs.records import Claim
 from luthier.store.atomic import FULL, point, sweep
-from luthier.store.bundle import open_bundle
+from luthier.store.bundle import sealed_bundle
 from luthier.worker.baselines import keep_baseline, recall_baseline
 from luthier.worker.heart import Heart
 from luthier.worker.listeners import audience
@@ -159,7 +159,7 @@ def _execute(
     finally:
         keep_baseline(home, run)
     point("run.outcome")
-    artifact_id = home.store.publish(open_bundle(outcome.folder), run.public)
+    artifact_id = home.store.publish(sealed_bundle(outcome.folder), run.public)
     return artifact_id, dict(outcome.metrics)
 
 

@@ -164,9 +164,11 @@ class Supervisor:
         """A child for a run that waits, where there is room. Leading a search takes none: it
         waits for its trials, which take the room."""
         ledger, trainings = self.home.ledger, len(self._children) - len(self._searches)
-        if ledger.waiting(self._devices, "training") and trainings < self._room():
+        # Ten times a second, also while a training has all the room: then nothing is asked.
+        may = self.orders.lock_descriptor is not None or trainings < self.orders.concurrency
+        if may and ledger.waiting(self._devices, "training") and trainings < self._room():
             self._start_child("training")
-        if ledger.waiting(self._devices, "search") and len(self._searches) < _MOST_SEARCHES:
+        if len(self._searches) < _MOST_SEARCHES and ledger.waiting(self._devices, "search"):
             self._warm_up_saving()
             self._searches.add(self._start_child("search"))
 
