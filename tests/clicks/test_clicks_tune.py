@@ -193,7 +193,7 @@ def test_a_builder_without_a_model_and_a_search_of_nothing(world, home):
     ("words", "code", "said"),
     [
         (["--model", "no-such-model"], 6, "no-such-model"),
-        (["--objective", "ipss"], 2, "ips or naive"),
+        (["--objective", "ipss"], 2, "ips, dr or naive"),
         (["--loss", "TripletMarginLoss"], 2, "does not take rankings"),
         (["--param", "querry_lr=1e-4"], 2, "did you mean 'query_lr'"),
         (["--param", "query_lr=fast(1)"], 2, "query_lr"),

@@ -30,7 +30,7 @@ def tune(
         str, typer.Option("--items", metavar="FILE|URL", help="The catalogue: JSONL, CSV, Parquet.")
     ],
     objective: Annotated[
-        str, typer.Option("--objective", help="ips (undo the positions' bias) or naive.")
+        str, typer.Option("--objective", help="ips or dr (undo the positions' bias) or naive.")
     ] = "ips",
     loss: Annotated[
         str | None, typer.Option("--loss", help="One that takes rankings; ListwiseSoftmaxLoss.")

@@ -23,7 +23,7 @@ from luthier.clicks.sessions import SCHEMA, Sessions
 from luthier.clicks.settings import FineTuningSettings
 from luthier.clicks.sides import Sides
 from luthier.clicks.splits import split_sessions
-from luthier.clicks.weights import weights_of
+from luthier.clicks.weights import doubly_robust, weights_of
 from luthier.doors.clicks_data import ClickData, Part, Variant
 from luthier.errors import DataError, Problem, SpecError
 from luthier.spec import Source
@@ -34,22 +34,26 @@ if TYPE_CHECKING:
 
 #: Searched while training goes on, to follow it: what validation showed, and others up to this.
 VALIDATION_INDEX = 5_000
-OBJECTIVES = ("ips", "naive")
+OBJECTIVES = ("ips", "dr", "naive")
 
 
 @dataclass(frozen=True)
 class Debiasing:
     """propensities: None where the log says nothing of them, or nobody asked; then why is told.
-    clip: the least that is divided by."""
+    clip: the least that is divided by. robust: doubly robust relevance, rather than weights."""
 
     propensities: Propensities | None
     clip: float
     why: str
+    robust: bool = False
 
     def weighted(self, inputs: Inputs) -> Inputs:
-        """Inputs with the inverse propensities of their positions as weights."""
+        """Inputs with the inverse propensities of their positions as weights; or with what is
+        estimated of the relevance of each item to its query instead of clicks."""
         if self.propensities is None:
             return inputs
+        if self.robust:
+            return doubly_robust(inputs, self.propensities, self.clip)
         return inputs.weighted(weights_of(inputs.sessions, self.propensities, self.clip))
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,7 +61,7 @@ class Debiasing:
         found = self.propensities
         if found is None:
             return {"method": None, "why": self.why}
-        return {"method": found.method, "clip": self.clip,
+        return {"method": found.method, "clip": self.clip, "doubly_robust": self.robust,
                 "values": [round(v, 4) for v in found.values.tolist()],
                 "known": found.known.tolist()}  # fmt: skip
 
@@ -65,7 +69,8 @@ class Debiasing:
 def estimate(sessions: Sessions, objective: str, clip: float) -> Debiasing:
     """Propensities of the positions, where the log allows. Raises SpecError."""
     if objective not in OBJECTIVES:
-        raise SpecError([Problem("objective", f"is {' or '.join(OBJECTIVES)}, not {objective!r}")])
+        known = f"{', '.join(OBJECTIVES[:-1])} or {OBJECTIVES[-1]}"
+        raise SpecError([Problem("objective", f"is {known}, not {objective!r}")])
     if not 0 < clip <= 1:
         raise SpecError([Problem("clip", f"is a propensity above 0, not {clip!r}")])
     if objective == "naive":
@@ -82,7 +87,7 @@ def estimate(sessions: Sessions, objective: str, clip: float) -> Debiasing:
             found = expectation_maximization(sessions, clicked)
         except DataError as error:
             return Debiasing(None, clip, f"{error.message}: {error.hint}")
-    return Debiasing(found, clip, "")
+    return Debiasing(found, clip, "", robust=objective == "dr")
 
 
 @dataclass(frozen=True)
@@ -127,10 +132,10 @@ def prepare(
         }
         data = ClickData(parts)
         if held is not None:
-            inputs = debiasing.weighted(convert(held, confidence=_confidence(settings)))
-            inputs = _scored(_known(inputs, found.catalogue), settings, before)
-            if (inputs.kept & (inputs.relevance > 0)).any():
-                queries, index = _searches(inputs, found, seed)
+            clicks = _known(convert(held, confidence=_confidence(settings)), found.catalogue)
+            inputs = _scored(debiasing.weighted(clicks), settings, before)
+            if (clicks.kept & (clicks.relevance > 0)).any():
+                queries, index = _searches(clicks, found, seed)
                 data = replace(
                     data,
                     eval=writer.rankings(inputs, found.test_items)[0],

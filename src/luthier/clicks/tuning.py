@@ -106,7 +106,8 @@ def tune(
             ``Sessions``, or a list of sessions with events.
         items: the catalogue: a file or URL (JSONL, CSV, Parquet), rows, id → text, or a loader.
         objective: "ips" weighs clicks by how seldom their position is seen, estimated from the
-            log (where it cannot be, that is said, and clicks count the same); "naive" does not.
+            log (where it cannot be, that is said, and clicks count the same); "dr" trains on
+            doubly robust estimates of the relevance instead of clicks; "naive" does neither.
         loss: a loss that takes rankings, where ``settings`` are not given.
         params: ``FineTuningParams``, or some of them by name; choices make it a search.
         trials: of the search; 10 where there is one.
@@ -185,11 +186,12 @@ def run(
     """
     home = connection.current()
     data, settings = builder.ranking_data, builder.fine_tuning_settings
-    begun = begin(
-        builder, model=model, artifact=artifact, objective=objective, clip=clip,
-        validation=validation, limit=limit, seed=seed, device=device, run_name=run_name,
-        experiment_name=experiment_name, idempotency_key=idempotency_key, after=after, say=say,
+    terms = Terms(
+        model=model, artifact=artifact, objective=objective, clip=clip, validation=validation,
+        limit=limit, seed=seed, device=device, run_name=run_name, experiment_name=experiment_name,
+        idempotency_key=idempotency_key, after=tuple(after),
     )  # fmt: skip
+    begun = begin(builder, terms, say)
     job, start = begun.run, begun.start
     say(f"training: run {job.name}")
     finish(job, progress)
@@ -223,6 +225,24 @@ def run(
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What a training goes by, beside what the builder has; the words of ``run``."""
+
+    model: str | None = None
+    artifact: str | None = None
+    objective: str = "ips"
+    clip: float = 0.1
+    validation: float = 0.1
+    limit: int = 10
+    seed: int = 42
+    device: str = "auto"
+    run_name: str | None = None
+    experiment_name: str | None = None
+    idempotency_key: str | None = None
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Begun:
     """A training that is in the queue. start: what it started from. train: the sessions without
     those that validate."""
@@ -233,53 +253,37 @@ class Begun:
     train: Sessions
 
 
-def begin(
-    builder: FineTuningBuilder,
-    *,
-    model: str | None = None,
-    artifact: str | None = None,
-    objective: str = "ips",
-    clip: float = 0.1,
-    validation: float = 0.1,
-    limit: int = 10,
-    seed: int = 42,
-    device: str = "auto",
-    run_name: str | None = None,
-    experiment_name: str | None = None,
-    idempotency_key: str | None = None,
-    after: Sequence[str] = (),
-    say: Say = quiet,
-) -> Begun:
+def begin(builder: FineTuningBuilder, terms: Terms | None = None, say: Say = quiet) -> Begun:
     """The first half of ``run``: make the data, check the job, and queue it."""
-    home = connection.current()
+    home, terms = connection.current(), terms or Terms()
     name, artifact = starting_model(
-        model or builder.model or "", artifact or builder.artifact, home
+        terms.model or builder.model or "", terms.artifact or builder.artifact, home
     )
     data, settings, params = (
         builder.ranking_data, builder.fine_tuning_settings, builder.initial_params
     )  # fmt: skip
     search = _search_words(builder, params)
     say(_told_of_split(data))
-    debiasing = estimate(data.train, objective, clip)
+    debiasing = estimate(data.train, terms.objective, terms.clip)
     say(_told_of_positions(debiasing))
-    start = Model(name, artifact, device=None if device == "auto" else device)
+    start = Model(name, artifact, device=None if terms.device == "auto" else terms.device)
     before = None
     if settings.mined_negatives or _needs_scores(params):
         queries = all_queries(data.train, data.test)
         (before,) = sides([start], data, queries, home)
     found = prepare(
-        data, data_variants(params), settings, debiasing, home, validation=validation, seed=seed,
-        before=before,
+        data, data_variants(params), settings, debiasing, home, validation=terms.validation,
+        seed=terms.seed, before=before,
     )  # fmt: skip
     for line in found.notes:
         say(line)
     spec = clicks_spec(
-        name, params, settings, found.data, artifact=artifact, seed=seed, device=device,
-        limit=limit, weighting=None if debiasing.propensities is None else "positive",
-        search=search, initial=[*builder.starting_params, *best_params(after, home)],
+        name, params, settings, found.data, artifact=artifact, seed=terms.seed,
+        device=terms.device, limit=terms.limit,
+        weighting=None if debiasing.propensities is None else "positive",
+        search=search, initial=[*builder.starting_params, *best_params(terms.after, home)],
     )  # fmt: skip
-    job = _submitted(spec, run_name, experiment_name, idempotency_key)
-    return Begun(job, start, debiasing, found.train)
+    return Begun(_submitted(spec, terms), start, debiasing, found.train)
 
 
 def _needs_scores(params: Mapping[str, Any] | FineTuningParams) -> bool:
@@ -300,12 +304,7 @@ def _search_words(
     return {"max_trials": builder.initial_max_evals or 10, "metrics": ("ndcg_at_k",)}
 
 
-def _submitted(
-    spec: JobSpec,
-    run_name: str | None,
-    experiment_name: str | None,
-    key: str | None,
-) -> Run:
+def _submitted(spec: JobSpec, terms: Terms) -> Run:
     """The run of this job: the one that is there, gone on with where it had failed, or a new
     one."""
     if spec.search is not None and all(
@@ -313,10 +312,11 @@ def _submitted(
     ):  # fmt: skip
         hint = "a longer log, or validation=0.2"
         raise SpecError([Problem("trials", "there are no searches to validate trials on", hint)])
-    key = key or f"clicks-{hashlib.sha256(f'{spec.id} {run_name}'.encode()).hexdigest()[:32]}"
+    digest = hashlib.sha256(f"{spec.id} {terms.run_name}".encode()).hexdigest()
     job = api.submit(
-        spec, run_name=run_name, experiment_name=experiment_name or "clicks",
-        idempotency_key=key, description="tuned on clicks",
+        spec, run_name=terms.run_name, experiment_name=terms.experiment_name or "clicks",
+        idempotency_key=terms.idempotency_key or f"clicks-{digest[:32]}",
+        description="tuned on clicks",
     )  # fmt: skip
     if job.record().status in ("FAILED", "CANCELLED"):
         job.resume()

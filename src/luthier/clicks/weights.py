@@ -7,9 +7,13 @@ in click feedback for unbiased learning to rank*, TOIS 2023.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from luthier.clicks.conversion import Inputs
 from luthier.clicks.propensity import Propensities
+from luthier.clicks.query_rankings import relevance_by_query
 from luthier.clicks.sessions import Bools, Floats, Ints, Sessions
 from luthier.errors import DataError
 
@@ -48,6 +52,28 @@ def doubly_robust_relevance(
     weight = inverse_propensity(p, clip)
     found: Floats = predicted + (np.asarray(clicked, np.float64) - p * predicted) * weight
     return found
+
+
+def doubly_robust(inputs: Inputs, propensities: Propensities, clip: float = 0.1) -> Inputs:
+    """Inputs whose relevance is the doubly robust estimate of each item for its query: the mean
+    over its impressions, by all sessions of the inputs, and not below 0.
+
+    What is predicted are clicks (or grades) over expected looks, smoothed towards the query's
+    mean. ListwiseSoftmaxLoss is linear in the relevance, so that what is right in the mean trains
+    as the truth would; other losses go by the order that it makes. Sessions without a click stay
+    what they are: negatives.
+    """
+    sessions = inputs.sessions
+    examined = propensities.at(sessions.positions)
+    usual = relevance_by_query(sessions, inputs.relevance, examined)
+    n = max(1, len(sessions.item_names))
+    cells = sessions.query_codes[sessions.owner] * n + sessions.item_codes
+    at = np.searchsorted(usual.queries * n + usual.items, cells)
+    single = doubly_robust_relevance(inputs.relevance, examined, usual.relevance[at], clip)
+    _, _, means, _ = by_pair(sessions, single)
+    relevance = np.maximum(means[at], 0.0)
+    relevance[inputs.irrelevant[sessions.owner]] = 0.0
+    return replace(inputs, relevance=relevance)
 
 
 def by_pair(sessions: Sessions, values: Floats) -> tuple[Ints, Ints, Floats, Floats]:
