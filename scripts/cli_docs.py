@@ -42,6 +42,9 @@ def _verbs() -> list[list[str]]:
             verbs.append([verb])
         else:
             verbs += [[verb, str(name)] for name in inner]
+        for group in app.registered_groups:
+            more = group.typer_instance.registered_commands
+            verbs += [[verb, str(group.name), str(command.name)] for command in more]
     return verbs
 
 

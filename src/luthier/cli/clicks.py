@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.cli import clicks_tasks
 from luthier.cli.clicks_tune import read_columns, tune
 from luthier.cli.output import Json, note, print_facts, print_table, show, when
 from luthier.errors import DataError
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Logs of searches.")
 app.command("tune")(tune)
+app.add_typer(clicks_tasks.app, name="task")
+app.command("work")(clicks_tasks.work)
+app.command("collect")(clicks_tasks.collect)
 
 Log = Annotated[
     Path,

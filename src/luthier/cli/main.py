@@ -32,7 +32,7 @@ VERBS = {
     "encode-corpus": ("encode_corpus", "Encode all items anew: to Parquet or PostgreSQL."),
     "tune": ("tune", "Update a model with new data, without forgetting the old."),
     "drift": ("drift", "Has the data changed? Skip, update or retrain."),
-    "clicks": ("clicks", "Logs of searches: import, show, bias, simulate, tune."),
+    "clicks": ("clicks", "Logs of searches: import, show, bias, simulate, tune; tasks."),
     "worker": ("worker", "Execute runs until stopped."),
     "bench": ("bench", "luthier beside its peers; updaters beside one another."),
     "env": ("env", "What luthier finds on this machine."),

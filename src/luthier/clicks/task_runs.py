@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -115,14 +115,17 @@ def run_task(
 
 def work(home: Home, tune: Tune | None = None, *, lease_s: float = LEASE_S) -> list[Record]:
     """Work on tasks, the oldest first, until none is left that can be begun; those it ended."""
+    return list(worked(home, tune, lease_s=lease_s))
+
+
+def worked(home: Home, tune: Tune | None = None, *, lease_s: float = LEASE_S) -> Iterator[Record]:
+    """The same, each task as it ends."""
     board = FineTuningTasks(home)
-    done: list[Record] = []
     while (task_id := next_task(board)) is not None:
         try:
-            done.append(run_task(home, task_id, tune, lease_s=lease_s))
+            yield run_task(home, task_id, tune, lease_s=lease_s)
         except (Conflict, IllegalTransition, LeaseLost):
             continue  # another was faster
-    return done
 
 
 def next_task(board: FineTuningTasks) -> str | None:
