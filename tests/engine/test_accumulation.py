@@ -81,3 +81,14 @@ def test_the_second_pass_draws_the_dropout_of_the_first(
     assert loss == pytest.approx(whole.item(), abs=1e-6)
     for gradient, one in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, one, atol=1e-6, rtol=1e-4)
+
+
+def test_a_chunk_holds_no_more_than_the_texts_of_one_role(make_spec, place, one_thread) -> None:
+    """So many as are at once in memory where each role is chunked for itself."""
+    found = learner(make_spec(), place, "MultipleNegativesRankingLoss", "packed")
+    batch = found.fetch(ROWS)
+    lengths = Tokens.join(batch.columns).lengths
+    chunks = found._chunks(batch, 4)
+    assert sorted(np.concatenate(chunks)) == list(range(len(lengths)))
+    assert max(lengths[chunk].sum() for chunk in chunks) <= 4 * lengths.max()
+    assert len(chunks) >= lengths.sum() / (4 * lengths.max())

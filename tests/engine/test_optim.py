@@ -138,6 +138,24 @@ def test_clipping_bounds_the_gradient() -> None:
     assert math.isclose(weight.detach().norm().item(), 0.5, rel_tol=1e-4)
 
 
+@pytest.mark.parametrize("factor", [1e-3, 0.1249, 0.125, 0.1251, 100.0, math.nan, math.inf])
+def test_clipping_is_torchs_bit_for_bit(factor: float) -> None:
+    """Below the norm, where nothing is multiplied; at it, above it; and what is no number."""
+    ours = [nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4)), nn.Parameter(torch.ones(2))]
+    theirs = [nn.Parameter(p.detach().clone()) for p in ours]
+    for parameters in (ours, theirs):
+        for number, parameter in enumerate(parameters[:2]):  # the third has no gradient
+            parameter.grad = torch.arange(4.0) * 0.1 * number + factor
+    CPU.clip(ours, 0.5)
+    nn.utils.clip_grad_norm_(theirs, 0.5)
+    for one, other in zip(ours, theirs, strict=True):
+        if other.grad is None:
+            assert one.grad is None
+        else:
+            assert torch.equal(one.grad.isnan(), other.grad.isnan())
+            assert torch.equal(one.grad.nan_to_num(7), other.grad.nan_to_num(7))
+
+
 def test_the_loss_has_an_optimizer_of_its_own() -> None:
     model, centre = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     optimization = build_optimization(

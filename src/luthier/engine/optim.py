@@ -40,8 +40,12 @@ class Optimization:
     device: Device
 
     def __post_init__(self) -> None:
-        # accelerate's wrapper unscales fp16 gradients and skips a step that overflowed.
-        self._steppers = [self.device.accelerator.prepare_optimizer(o) for o in self.optimizers]
+        # accelerate's wrapper unscales fp16 gradients and skips a step that overflowed. Elsewhere
+        # it only looks, in each step, for a package that would need more.
+        self._steppers = self.optimizers
+        if not self.device.plain:
+            prepare = self.device.accelerator.prepare_optimizer
+            self._steppers = [prepare(optimizer) for optimizer in self.optimizers]
 
     def step(self, backward: Callable[[], float]) -> float:
         """Zero the gradients, call ``backward`` (which fills them and returns the loss), clip,
