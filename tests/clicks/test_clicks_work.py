@@ -115,7 +115,7 @@ def _released(world, capsys):
     home = Home(world / "home")
     store = ClickStore(home.url)
     try:
-        [batch] = store.list_batches()
+        batch = store.list_batches()[0]
         if batch["state"] == "collecting":
             store.release_batch("first")
         return batch["batch_id"]
