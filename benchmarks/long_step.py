@@ -35,7 +35,7 @@ def measured(texts: int, tokens: int, keep: bool) -> str:
     import numpy as np
     import torch
 
-    from luthier.engine.allocator import keep_freed_memory
+    from luthier.models.allocator import keep_freed_memory
     from luthier.models.dropout import set_fast_dropout
     from luthier.models.loading import load_text_model
     from luthier.models.tokens import Tokens

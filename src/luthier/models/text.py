@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from luthier.errors import ModelError
 from luthier.models.adapters import merged
+from luthier.models.allocator import give_back
 from luthier.models.batching import Progress, check_texts
 from luthier.models.depths import depths_of, layer_list, layers_of
 from luthier.models.execution import Execution, embed, encode
@@ -132,6 +133,7 @@ class TextModel(Tokenizing, nn.Module):
                     out = nn.functional.normalize(vectors) if normalize else vectors
                     found[start + rows] = out.cpu().numpy()
                     done += len(rows)
+                    give_back()
                     if progress:
                         progress(done)
         return found

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from luthier.engine.allocator import keep_freed_memory
+from luthier.models.allocator import keep_freed_memory
 from luthier.engine.control import Cancelled, Interrupted
 from luthier.errors import DiskFull, LeaseLost, LuthierError, OutOfMemory, StoreError
 from luthier.runs.connection import Home
