@@ -2,7 +2,7 @@
 
     python benchmarks/clicks_debiasing.py             one seed of each side, some nine minutes of
                                                       one core
-    python benchmarks/clicks_debiasing.py --seeds 5 --also-without --write
+    python benchmarks/clicks_debiasing.py --seeds 5 --also-without 2 --write
                                                       writes docs/clicks-benchmark.md, and .json
                                                       with what has been measured: it is not again
 
@@ -54,7 +54,7 @@ from luthier.clicks.simulate import Collection, Simulated, simulate
 
 HEAD = """# Clicks: debiased beside naive
 
-<!-- written by: python benchmarks/clicks_debiasing.py --seeds 5 --also-without --write -->
+<!-- written by: python benchmarks/clicks_debiasing.py --seeds 5 --also-without 2 --write -->
 
 """
 PAGE = Path(__file__).parents[1] / "docs" / "clicks-benchmark.md"
@@ -71,7 +71,8 @@ def main() -> None:
     words.add_argument("--queries", type=int, default=300, help="to train on; as many to test")
     words.add_argument("--documents", type=int, default=1500)
     words.add_argument("--preference", type=float, default=4.0, help="for short documents")
-    words.add_argument("--also-without", action="store_true", help="a table without a preference")
+    words.add_argument("--also-without", type=int, default=0, metavar="SEEDS",
+                       help="a table without a preference, of so many seeds")  # fmt: skip
     words.add_argument("--strength", type=float, default=5.0)
     words.add_argument("--certainty", type=float, default=2.0, help="standard errors, all sides")
     words.add_argument("--sessions", type=int, default=2_000_000)
@@ -92,10 +93,12 @@ def main() -> None:
     given = words.parse_args()
     text = HEAD
     known = Known(MEASURED) if given.write else Known(None)
-    for preference in (given.preference, *([0.0] if given.also_without else [])):
+    for preference, seeds in ((given.preference, given.seeds), (0.0, given.also_without)):
+        if not seeds:
+            continue
         given.preference = preference
         results: list[dict[str, Any]] = []
-        for seed in range(given.first_seed, given.first_seed + given.seeds):
+        for seed in range(given.first_seed, given.first_seed + seeds):
             results.append(known.result(given, seed))
             print(json.dumps(results[-1]), flush=True)
         text += section(given, results)
@@ -105,7 +108,7 @@ def main() -> None:
 
 
 class Known:
-    """What has been measured, by what it was measured with, in a file that two may write to."""
+    """What has been measured, by what it was measured with."""
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
