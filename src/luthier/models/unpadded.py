@@ -156,7 +156,7 @@ class Unpadded:
         return self._padded_again(output, packing, inside)
 
     def _padded_again(self, output: Any, packing: Packing, inside: Tensor) -> Any:
-        hidden = output.last_hidden_state[0]
+        hidden = output.last_hidden_state.squeeze(0)  # a selection's gradient would be a copy
         rows = torch.from_numpy(packing.order).to(hidden.device)
         lengths = torch.from_numpy(packing.tokens.lengths).to(hidden.device)
         within = torch.arange(len(hidden), device=hidden.device) - torch.repeat_interleave(
