@@ -56,6 +56,19 @@ HEAD = """# Clicks: debiased beside naive
 
 <!-- written by: python benchmarks/clicks_debiasing.py --seeds 5 --also-without 2 --write -->
 
+Does correcting a log for position give the model that the truth would have given? Italian short
+descriptions of Debian packages ask for English long ones. A lexical ranker shows ten documents, a
+position-based model clicks, and all sides learn from that one log, by the same loss: `truth` the
+relevance behind it, `ips` clicks over looks, by propensities that are estimated from the log,
+`naive` clicks over impressions. `recipe` is sentence-transformers' trainer on clicked pairs with
+in-batch negatives. Intervals are Student's t over seeds; differences are paired.
+
+"""
+TAIL = """
+
+A ranker with a preference makes clicks wrong in a way that texts show, and whoever learns from
+clicks as they are learns it: the naive model is no better than the one it started from. Where the
+ranker is mostly right, position says what relevance says, and naive clicks do little harm.
 """
 PAGE = Path(__file__).parents[1] / "docs" / "clicks-benchmark.md"
 MEASURED = PAGE.with_suffix(".json")
@@ -101,10 +114,10 @@ def main() -> None:
         for seed in range(given.first_seed, given.first_seed + seeds):
             results.append(known.result(given, seed))
             print(json.dumps(results[-1]), flush=True)
-        text += section(given, results)
+        text += section(given, results) + "\n"
     print(text)
     if given.write:
-        PAGE.write_text(text, encoding="utf-8")
+        PAGE.write_text(text.rstrip() + TAIL, encoding="utf-8")
 
 
 class Known:

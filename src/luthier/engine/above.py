@@ -41,6 +41,7 @@ class Above:
         self._used = (
             prefix is not None and prefix.part == "backbone" and setup.device.precision == "fp32"
         )
+        self._weights = prefix.weights if isinstance(prefix, StoredPrefix) else None
         self._known: dict[str, StoredPrefix] = {}  # of the model that trains: digest → vectors
         self._held_out: StoredPrefix | None = None
 
@@ -89,7 +90,8 @@ class Above:
             return self._known[texts.digest]
         folder = self._setup.place.cache / "prefix"
         try:
-            store = Store(model, texts, "backbone", self._setup.device, folder)
+            weights = self._weights if mine else None
+            store = Store(model, texts, "backbone", self._setup.device, folder, weights)
             store.fill(self._tell)
         except (NotResumable, DiskFull) as error:
             message = f"evaluation runs the whole encoder: {error}"

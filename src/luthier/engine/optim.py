@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class Optimization:
         losses: list[float] = []
         first, *others = self._steppers
         if isinstance(self.optimizers[0], torch.optim.LBFGS):
-            first.step(closure)
+            first.step(cast(Any, closure))  # a tensor, as torch's own examples give it
         else:
             closure()
             first.step()

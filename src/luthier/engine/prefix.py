@@ -114,6 +114,8 @@ def use_prefix(
                 return f"each text is visited {visits:.1f} times only"
             if store.size > (most := _budget(cache)):
                 return f"it would take {store.size / 1e9:.1f} GB of the {most / 1e9:.1f} allowed"
+        if store.there and part == "backbone":
+            return ""  # who made it, of these weights, texts and modules, has compared them
         reason = _difference(model, texts, part, learner.device)
         try:
             return reason or store.fill(tell)
@@ -191,8 +193,8 @@ class DistinctTexts:
 class StoredPrefix:
     """States of texts, one after another: an array, or a file mapped into memory."""
 
-    def __init__(self, states: np.ndarray, lengths: Ints, part: Part) -> None:
-        self.part, self._states, self._lengths = part, states, lengths
+    def __init__(self, states: np.ndarray, lengths: Ints, part: Part, weights: bytes = b"") -> None:
+        self.part, self.weights, self._states, self._lengths = part, weights, states, lengths
         self._starts = np.cumsum(lengths) - lengths
 
     def states(self, texts: Ints) -> Tensor:
@@ -205,13 +207,21 @@ class StoredPrefix:
 
 
 class Store:
-    """The file of a model's fixed part and a set of texts, there or not yet."""
+    """The file of a model's fixed part and a set of texts, there or not yet. weights: the digest
+    of the fixed weights, where it is known."""
 
     def __init__(
-        self, model: TextModel, texts: DistinctTexts, part: Part, device: Device, folder: Path
+        self,
+        model: TextModel,
+        texts: DistinctTexts,
+        part: Part,
+        device: Device,
+        folder: Path,
+        weights: bytes | None = None,
     ) -> None:
         self._model, self._texts, self._part, self._device = model, texts, part, device
-        self.file = folder / f"{_key(model, texts, device)}.{part}"
+        self._weights = weights or _hashed(model)
+        self.file = folder / f"{_key(model, texts, device, self._weights)}.{part}"
         self._lengths = _rows(texts.lengths, part)
         with evaluating(model), torch.no_grad():
             width = fixed_output(model, texts.tokens(np.zeros(1, dtype=np.int64)))[0].shape[1]
@@ -240,7 +250,7 @@ class Store:
         with atomic.translated(self.file):
             os.utime(self.file)  # the longest unused is the first to be removed
             states = np.memmap(self.file, dtype=self._dtype, mode="r", shape=self._shape)
-        return StoredPrefix(states, self._lengths, self._part)
+        return StoredPrefix(states, self._lengths, self._part, self._weights)
 
     def _chunks(self, tell: Listener) -> Iterator[bytes]:
         """The states of all texts, shortest first."""
@@ -302,14 +312,24 @@ def _probe(vectors: Tensor, parameter: Tensor | None) -> tuple[Tensor, ...]:
     return vectors.detach(), gradient
 
 
-def _key(model: TextModel, texts: DistinctTexts, device: Device) -> str:
-    """sha256 of all that decides the content of the file."""
+def _hashed(model: TextModel) -> bytes:
+    """sha256 of the fixed weights."""
+    digest = hashlib.sha256()
+    for name, weight in fixed_parameters(model):
+        digest.update(name.encode())
+        values: Any = np.ascontiguousarray(weight.detach().cpu().numpy())
+        digest.update(values.reshape(-1).view("u1"))
+    return digest.digest()
+
+
+def _key(
+    model: TextModel, texts: DistinctTexts, device: Device, weights: bytes | None = None
+) -> str:
+    """sha256 of all that decides the content of the file. weights: their digest, if known."""
     import transformers
 
     digest = hashlib.sha256(texts.digest.encode())
-    for name, weight in fixed_parameters(model):
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(weights or _hashed(model))
     config: Any = model.encoder.config
     told = {k: v for k, v in config.to_dict().items() if k not in _NO_MATTER and k[0] != "_"}
     modules: list[Any] = [

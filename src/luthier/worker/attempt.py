@@ -15,9 +15,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from luthier.models.allocator import keep_freed_memory
 from luthier.engine.control import Cancelled, Interrupted
 from luthier.errors import DiskFull, LeaseLost, LuthierError, OutOfMemory, StoreError
+from luthier.models.allocator import keep_freed_memory
 from luthier.runs.connection import Home
 from luthier.runs.leases import LEASE_S
 from luthier.runs.process import this_process

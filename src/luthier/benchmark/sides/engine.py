@@ -15,9 +15,9 @@ def main(job: Job, gate: Gate) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
-    from luthier.models.allocator import keep_freed_memory
     from luthier.engine.control import Cancelled
     from luthier.engine.run import Place, run
+    from luthier.models.allocator import keep_freed_memory
     from luthier.spec import parse_spec
 
     keep_freed_memory()  # as a worker does
