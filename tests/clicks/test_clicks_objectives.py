@@ -11,10 +11,12 @@ import pytest
 from luthier.clicks import FineTuningSettings
 from luthier.clicks.builder import ranking_data
 from luthier.clicks.click_models import PositionBased
+from luthier.clicks.confidence import calculate_confidences
 from luthier.clicks.conversion import convert
 from luthier.clicks.items_sets import TextItemSetManager
 from luthier.clicks.preparing import estimate, prepare
 from luthier.clicks.proof import _retrieval_set
+from luthier.clicks.query_rankings import relevance_by_query
 from luthier.clicks.simulate import Collection, simulate
 from luthier.clicks.splits import split_sessions
 from luthier.clicks.weights import doubly_robust
@@ -40,12 +42,12 @@ def home(tmp_path):
     found.close()
 
 
-def _prepared(log, home, objective, by="query"):
+def _prepared(log, home, objective, by="query", variant=VARIANT, **settings):
     made, catalogue = log
     data = ranking_data(split_sessions(made.sessions, by=by), catalogue, TextItemSetManager())
     debiasing = estimate(data.train, objective, CLIP)
-    settings = FineTuningSettings(loss_func="ListwiseSoftmaxLoss")
-    found = prepare(data, [VARIANT], settings, debiasing, home, validation=0.1, seed=1)
+    settings = FineTuningSettings(loss_func="ListwiseSoftmaxLoss", **settings)
+    found = prepare(data, [variant], settings, debiasing, home, validation=0.1, seed=1)
     return data, debiasing, found
 
 
@@ -154,6 +156,60 @@ def test_what_an_objective_makes_of_clicks_reaches_the_loss(log, home):
         assert ours == pytest.approx(slow, rel=1e-5)
         losses[objective] = ours
     assert len({round(value, 3) for value in losses.values()}) == 3
+
+
+def test_a_list_of_all_sessions_of_a_query(log, home):
+    data, debiasing, found = _prepared(log, home, "ips", rows="queries", certainty=0.5)
+    rows = _rows(home, found.data.parts[VARIANT].train)
+    assert {key for row in rows for key in row} == {"query", "items", "relevance"}
+    train = found.train
+    looked = debiasing.propensities.at(train.positions)
+    relevance = relevance_by_query(train, train.grades(), looked)
+    texts = data.catalogue
+    expected = {}
+    for q, i, value in zip(
+        relevance.queries, relevance.items, relevance.above_mean(0.5), strict=True
+    ):
+        expected.setdefault(train.query_texts[q], {})[texts[train.item_names[i]]] = value
+    expected = {q: items for q, items in expected.items() if max(items.values()) > 0}
+    told = {row["query"]: dict(zip(row["items"], row["relevance"], strict=True)) for row in rows}
+    assert told.keys() == expected.keys()
+    assert len(rows) == len(told) > 20
+    for query, items in told.items():
+        assert items == pytest.approx(expected[query])
+
+
+def test_items_that_the_catalogue_lacks_are_in_no_list_of_a_query(log, home):
+    made, catalogue = log
+    few = {name: text for name, text in catalogue.items() if name != "d3"}
+    found = _prepared((made, few), home, "naive", rows="queries")[2]
+    rows = _rows(home, found.data.parts[VARIANT].train)
+    assert rows
+    assert all(catalogue["d3"] not in row["items"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("objective", "variant", "said"),
+    [("dr", VARIANT, "dr is of single sessions"), ("ips", (True, 0.5), "every impression"),
+     ("ips", (False, 1.0), "every impression")],
+)  # fmt: skip
+def test_lists_of_queries_take_nothing_that_is_of_single_sessions(
+    log, home, objective, variant, said
+):
+    with pytest.raises(SpecError, match=said):
+        _prepared(log, home, objective, variant=variant, rows="queries")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"negatives": "skip_above"}, {"mined_negatives": 3},
+     {"confidence_calculator": calculate_confidences}],
+)  # fmt: skip
+def test_settings_of_single_sessions_are_refused_for_queries(words):
+    with pytest.raises(SpecError, match="rows"):
+        FineTuningSettings(loss_func="ListwiseSoftmaxLoss", rows="queries", **words)
+    with pytest.raises(SpecError, match="certainty is of rows='queries'"):
+        FineTuningSettings(loss_func="ListwiseSoftmaxLoss", certainty=1.0)
 
 
 def test_an_objective_that_there_is_not(log):

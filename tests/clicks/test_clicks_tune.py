@@ -140,6 +140,22 @@ def test_a_plugin_trains_and_its_search_goes_on_from_the_first(tuned, world, hom
     assert first.training.query_learning_rate == best["training.query_learning_rate"]
 
 
+def test_lists_of_queries_train(world, home):
+    files = str(world / "tiny"), world / "log.jsonl", world / "items.jsonl"
+    settings = FineTuningSettings(
+        loss_func="ListwiseSoftmaxLoss", rows="queries", certainty=0.0, batch_size=8, num_epochs=8,
+        step_size=None, gamma=None,
+    )  # fmt: skip
+    rates = {"query_lr": 1e-3, "items_lr": 1e-3}
+    done = tune(*files, device="cpu", params=rates, settings=settings)
+    losses = [e.data["loss"] for e in done.run.events() if e.kind == "step"]
+    assert sum(losses[-(len(losses) // 8) :]) < sum(losses[: len(losses) // 8])  # of an epoch each
+    with pytest.raises(SpecError, match="rows: is said by the settings"):
+        tune(*files, rows="queries", settings=settings)
+    with pytest.raises(DataError, match="no query has anything relevant"):
+        tune(*files, rows="queries")  # a few sessions of each show nothing with certainty
+
+
 def test_two_towers_and_a_curriculum_by_the_starting_models_scores(world, home):
     settings = FineTuningSettings(
         loss_func="ProbMarginRankingLoss", num_epochs=2, batch_size=8, step_size=10, gamma=0.5,
@@ -195,6 +211,8 @@ def test_a_builder_without_a_model_and_a_search_of_nothing(world, home):
         (["--model", "no-such-model"], 6, "no-such-model"),
         (["--objective", "ipss"], 2, "ips, dr or naive"),
         (["--loss", "TripletMarginLoss"], 2, "does not take rankings"),
+        (["--rows", "queries", "--objective", "dr"], 2, "dr is of single sessions"),
+        (["--rows", "lists"], 2, "lists"),
         (["--param", "querry_lr=1e-4"], 2, "did you mean 'query_lr'"),
         (["--param", "query_lr=fast(1)"], 2, "query_lr"),
         (["--trials", "3"], 2, "there is nothing to search"),

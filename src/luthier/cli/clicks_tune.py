@@ -35,6 +35,10 @@ def tune(
     loss: Annotated[
         str | None, typer.Option("--loss", help="One that takes rankings; ListwiseSoftmaxLoss.")
     ] = None,
+    rows: Annotated[
+        Literal["sessions", "queries"] | None,
+        typer.Option("--rows", help="A list is a session, or all sessions of a query; sessions."),
+    ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option("--param", metavar="NAME=VALUE",
@@ -102,7 +106,7 @@ def tune(
 
     api.connect(home)
     done = tuned(
-        model, sessions, items, objective=objective, loss=loss,
+        model, sessions, items, objective=objective, loss=loss, rows=rows,
         params=read_options("param", param) or None, trials=trials, after=after or (),
         split=split, test_size=test_size, validation=validation, epochs=epochs,
         batch_size=batch_size, limit=limit, clip=clip, clean=clean, format=format, events=events,

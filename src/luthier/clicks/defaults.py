@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from luthier.clicks.calculators import DistanceShift
 from luthier.clicks.parameters import FineTuningParams
 from luthier.clicks.settings import EarlyStopping, FineTuningSettings, RankingLoss
 
+Rows = Literal["sessions", "queries"]
 #: Listwise: what was clicked stands out of its list, and of the other searches of the step.
 LOSS = "ListwiseSoftmaxLoss"
 
@@ -27,8 +28,9 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 def default_settings(
-    loss: str | None = None, epochs: int | None = None, batch_size: int | None = None
-) -> FineTuningSettings:
+    loss: str | None = None, epochs: int | None = None, batch_size: int | None = None,
+    rows: Rows | None = None,
+) -> FineTuningSettings:  # fmt: skip
     """The settings of ``tune``: 16 searches a step, at most 5 epochs, and early stopping where
     there are searches to validate on."""
     return FineTuningSettings(
@@ -39,6 +41,7 @@ def default_settings(
         num_epochs=epochs or 5,
         batch_size=batch_size or 16,
         early_stopping=EarlyStopping(patience=2, strict=False),
+        rows=rows or "sessions",
     )
 
 

@@ -18,6 +18,7 @@ from luthier.clicks.conversion import Inputs, convert
 from luthier.clicks.items_sets import ItemsSet
 from luthier.clicks.mining import Mined
 from luthier.clicks.propensity import Propensities, expectation_maximization, harvest
+from luthier.clicks.query_rankings import ByQuery, relevance_by_query, to_query_rankings
 from luthier.clicks.rankings import to_rankings
 from luthier.clicks.sessions import SCHEMA, Sessions
 from luthier.clicks.settings import FineTuningSettings
@@ -181,6 +182,8 @@ def _part(
     before: Sides | None,
 ) -> Part:
     only, share = variant
+    if settings.rows == "queries":
+        return _by_query(found, train, variant, settings, debiasing, writer)
     inputs = convert(
         train,
         not_irrelevant_only=only,
@@ -203,6 +206,35 @@ def _part(
             inputs, settings.mined_negatives, settings.mined_margin, settings.ranker_name
         )
     source, rows = writer.rankings(inputs, found.train_items, mined)
+    return Part(source, rows)
+
+
+def _by_query(
+    found: RankingData,
+    train: Sessions,
+    variant: Variant,
+    settings: FineTuningSettings,
+    debiasing: Debiasing,
+    writer: _Writer,
+) -> Part:
+    """A list of each query, by all impressions of all its sessions."""
+    if variant != (True, 1.0):
+        message = "rows='queries' counts every impression"
+        hint = "not_irrelevant_only=True, negative_downsampling=1, or rows='sessions'"
+        raise SpecError([Problem("negative_downsampling", message, hint)])
+    if debiasing.robust:
+        message = "is of single sessions; clicks over looks are of all of a query's"
+        raise SpecError([Problem("objective", f"dr {message}", "objective='ips'")])
+    if not found.train_items.is_whole:
+        hint = "a catalogue without a splitter and an augmenter, or rows='sessions'"
+        raise SpecError([Problem("rows", "are of items that are one text each", hint)])
+    looked = debiasing.propensities
+    examined = None if looked is None else looked.at(train.positions)
+    relevance = relevance_by_query(train, train.grades(), examined)
+    known = np.array([name in found.catalogue for name in train.item_names] or [True])
+    source, rows = writer.by_query(
+        train, relevance.of_items(known), found.train_items, settings.certainty
+    )
     return Part(source, rows)
 
 
@@ -275,6 +307,18 @@ class _Writer:
         self.count += 1
         file = self.folder / f"rankings-{self.count}.arrow"
         to_rankings(items.expand(inputs), items.texts, file, mined=mined)
+        return self._counted(file)
+
+    def by_query(
+        self, sessions: Sessions, relevance: ByQuery, items: ItemsSet, certainty: float
+    ) -> tuple[Source, int]:
+        """Rankings of queries, and how many they are."""
+        self.count += 1
+        file = self.folder / f"rankings-{self.count}.arrow"
+        to_query_rankings(sessions, relevance, items.texts, file, certainty=certainty)
+        return self._counted(file)
+
+    def _counted(self, file: Path) -> tuple[Source, int]:
         with pa.memory_map(str(file)) as source:
             rows = pa.ipc.open_file(source).read_all().num_rows
         return self._put(file), rows

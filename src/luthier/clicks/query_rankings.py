@@ -28,6 +28,11 @@ class ByQuery:
     relevance: Floats
     error: Floats
 
+    def of_items(self, kept: Bools) -> ByQuery:
+        """Without the items that are not kept, bool [items]."""
+        at = kept[self.items]
+        return ByQuery(self.queries[at], self.items[at], self.relevance[at], self.error[at])
+
     def above_mean(self, certainty: float = 0.0) -> Floats:
         """What each has beyond the mean of its query, [c], less so many standard errors; not
         below 0. Clicks on whatever is shown then add up to nothing, and a lucky click on what

@@ -159,9 +159,11 @@ class FineTuningSettings(Strict):
     1), or each epoch (0 and below).
 
     early_stopping, gradient_accumulation_steps, optimizer, towers ("two": queries and items train
-    copies of their own), negatives ("skip_above": only what stands above the last click) and
+    copies of their own), negatives ("skip_above": only what stands above the last click),
     mined_negatives (so many items a query that the starting model finds, and nobody clicked; not
-    those nearer than what was clicked less ``mined_margin``) are ours.
+    those nearer than what was clicked less ``mined_margin``) and rows are ours. rows: what is one
+    list, each of the "sessions", or all sessions of one of the "queries"; then an item counts by
+    what it has above its query's mean, less ``certainty`` standard errors.
     """
 
     loss_func: RankingLossInterface
@@ -181,6 +183,8 @@ class FineTuningSettings(Strict):
     negatives: Literal["all", "skip_above"] = "all"
     mined_negatives: int = Field(default=0, ge=0)
     mined_margin: float = Field(default=0.05, allow_inf_nan=False)
+    rows: Literal["sessions", "queries"] = "sessions"
+    certainty: float = Field(default=2.0, ge=0, allow_inf_nan=False)
 
     @field_validator("loss_func", mode="before")
     @classmethod
@@ -226,7 +230,20 @@ class FineTuningSettings(Strict):
             raise ValueError("mined_negatives are nearest by COSINE_SIMILARITY or DOT_PRODUCT")
         if (self.step_size is None) != (self.gamma is None):
             raise ValueError("step_size and gamma are given together, or both None")
+        if self.rows == "queries":
+            self._of_queries()
+        elif self.certainty != type(self).model_fields["certainty"].default:
+            raise ValueError("certainty is of rows='queries'")
         return self
+
+    def _of_queries(self) -> None:
+        """Refuse what is of single sessions."""
+        if self.negatives != "all":
+            raise ValueError("rows='queries' takes all that was shown: negatives is 'all'")
+        if self.mined_negatives:
+            raise ValueError("mined_negatives are added to sessions: rows is 'sessions'")
+        if self.confidence_calculator is not dummy_confidences:
+            raise ValueError("a confidence_calculator weighs clicks: rows is 'sessions'")
 
     @property
     def ranker_name(self) -> str:

@@ -19,7 +19,7 @@ from luthier import api
 from luthier.clicks.builder import FineTuningBuilder, RankingData, ranking_data
 from luthier.clicks.cleaning import clean as cleaned
 from luthier.clicks.converters import ClickstreamSessionConverter, TextQueryRetriever
-from luthier.clicks.defaults import default_settings, given_params
+from luthier.clicks.defaults import Rows, default_settings, given_params
 from luthier.clicks.items_sets import TextItemSetManager
 from luthier.clicks.iterations import best_params, starting_model
 from luthier.clicks.loaders import as_loader
@@ -72,6 +72,7 @@ def tune(
     *,
     objective: str = "ips",
     loss: str | None = None,
+    rows: Rows | None = None,
     params: Mapping[str, Any] | FineTuningParams | None = None,
     settings: FineTuningSettings | None = None,
     trials: int | None = None,
@@ -108,7 +109,8 @@ def tune(
         objective: "ips" weighs clicks by how seldom their position is seen, estimated from the
             log (where it cannot be, that is said, and clicks count the same); "dr" trains on
             doubly robust estimates of the relevance instead of clicks; "naive" does neither.
-        loss: a loss that takes rankings, where ``settings`` are not given.
+        loss, epochs, batch_size, rows: those of ``FineTuningSettings``, where ``settings`` are not
+            given. rows="queries" is for queries that come again and again.
         params: ``FineTuningParams``, or some of them by name; choices make it a search.
         trials: of the search; 10 where there is one.
         split: hold out by "query" or by "time". test_size: the share that the verdict is of.
@@ -123,7 +125,10 @@ def tune(
 
     Raises DataError, SpecError, ModelError, TrainingError. The same call again finds the same run.
     """
-    settings = settings or default_settings(loss, epochs, batch_size)
+    words = {"loss": loss, "epochs": epochs, "batch_size": batch_size, "rows": rows}
+    if twice := [name for name, value in words.items() if settings and value is not None]:
+        raise SpecError([Problem(twice[0], "is said by the settings", "leave it out")])
+    settings = settings or default_settings(loss, epochs, batch_size, rows)
     initial = given_params(params, settings)  # what is wrong with them is told before any reading
     found = read_sessions(sessions, format=format, events=events, columns=columns, say=say)
     if clean:
@@ -280,7 +285,7 @@ def begin(builder: FineTuningBuilder, terms: Terms | None = None, say: Say = qui
     spec = clicks_spec(
         name, params, settings, found.data, artifact=artifact, seed=terms.seed,
         device=terms.device, limit=terms.limit,
-        weighting=None if debiasing.propensities is None else "positive",
+        weighting="positive" if debiasing.propensities and settings.rows == "sessions" else None,
         search=search, initial=[*builder.starting_params, *best_params(terms.after, home)],
     )  # fmt: skip
     return Begun(_submitted(spec, terms), start, debiasing, found.train)
