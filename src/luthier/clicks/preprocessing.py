@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from luthier.errors import DataError, nearest
 
 _SPACES = re.compile(r"\s+")
@@ -68,11 +70,12 @@ class DatasetFieldsNormalizer:
         found: dict[str, Any] = {}
         for row, fields in enumerate(rows, start=1):
             for name in (self.id_field_name, self.item_field_name):
-                if fields.get(name) in (None, ""):
+                value = fields.get(name)
+                if value is None or (isinstance(value, str) and not value):
                     hint = nearest(name, map(str, fields))
                     raise DataError("the field lacks", file=file, row=row, column=name, hint=hint)
             name, item = str(fields[self.id_field_name]), fields[self.item_field_name]
-            if found.setdefault(name, item) != item:
+            if not np.array_equal(found.setdefault(name, item), item):  # items may be arrays
                 message = f"the id {name!r} comes again with another item"
                 raise DataError(message, file=file, row=row, column=self.id_field_name)
         return found
