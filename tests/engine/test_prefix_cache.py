@@ -183,6 +183,22 @@ def test_a_second_run_only_reads(make_spec, new_place, families, watched) -> Non
     assert losses(first.folder)[0] != losses(second.folder)[0]
 
 
+def test_vectors_that_are_there_were_compared_when_they_were_made(
+    make_spec, new_place, families, watched, monkeypatch
+) -> None:
+    compared, difference = [], prefix._difference
+
+    def counting(model, texts, part, device):
+        compared.append(part)
+        return difference(model, texts, part, device)
+
+    monkeypatch.setattr(prefix, "_difference", counting)
+    spec = make_spec(**{"model.name": str(families["bert"])}, freeze=True, output_dim=8)
+    first, second = (losses(run(spec, new_place(n), watched.tell).folder) for n in ("1", "2"))
+    assert first == second
+    assert compared == ["backbone"]
+
+
 def test_other_weights_or_texts_have_a_file_of_their_own(
     make_spec, new_place, families, watched, tmp_path
 ) -> None:
