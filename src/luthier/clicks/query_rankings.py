@@ -58,10 +58,9 @@ def relevance_by_query(
     looked = np.ones(len(sessions.owner)) if examination is None else examination
     if len(looked) != len(sessions.owner) or len(clicks) != len(sessions.owner):
         raise DataError(f"{len(clicks)} clicks of {len(sessions.owner)} impressions")
-    names, cell = _cells(sessions)
-    queries, items = np.divmod(names, max(1, len(sessions.item_names)))
-    hits = np.bincount(cell, np.asarray(clicks, np.float64), len(names))
-    looks = np.bincount(cell, looked, len(names))
+    queries, items, cell = pairs_shown(sessions)
+    hits = np.bincount(cell, np.asarray(clicks, np.float64), len(queries))
+    looks = np.bincount(cell, looked, len(queries))
     usual = np.bincount(queries, hits) / np.maximum(np.bincount(queries, looks), 1e-12)
     looks = np.maximum(looks + strength, 1e-12)
     found = (hits + strength * usual[queries]) / looks
@@ -71,20 +70,19 @@ def relevance_by_query(
 def known_by_query(sessions: Sessions, relevance: Bools | Floats) -> ByQuery:
     """The same where relevance is known, of each impression, [m]: from judgments, or from a
     simulated log's truth."""
-    names, cell = _cells(sessions)
-    queries, items = np.divmod(names, max(1, len(sessions.item_names)))
-    counts = np.bincount(cell, minlength=len(names))
-    found = np.bincount(cell, np.asarray(relevance, np.float64), len(names)) / counts
-    return ByQuery(queries, items, found, np.zeros(len(names)))
+    queries, items, cell = pairs_shown(sessions)
+    counts = np.bincount(cell, minlength=len(queries))
+    found = np.bincount(cell, np.asarray(relevance, np.float64), len(queries)) / counts
+    return ByQuery(queries, items, found, np.zeros(len(queries)))
 
 
-def _cells(sessions: Sessions) -> tuple[Ints, Ints]:
-    """Query and item as one number, of each pair that there is [c]; and of each impression [m]
-    the place of its pair."""
+def pairs_shown(sessions: Sessions) -> tuple[Ints, Ints, Ints]:
+    """Query and item of each pair that there is, by number [c], sorted; and of each impression
+    [m] the place of its pair."""
     width = max(1, len(sessions.item_names))
     cells = sessions.query_codes[sessions.owner] * width + sessions.item_codes
     names, cell = np.unique(cells, return_inverse=True)
-    return names, cell
+    return names // width, names % width, cell
 
 
 def to_query_rankings(

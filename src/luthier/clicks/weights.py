@@ -13,7 +13,7 @@ import numpy as np
 
 from luthier.clicks.conversion import Inputs
 from luthier.clicks.propensity import Propensities
-from luthier.clicks.query_rankings import relevance_by_query
+from luthier.clicks.query_rankings import pairs_shown, relevance_by_query
 from luthier.clicks.sessions import Bools, Floats, Ints, Sessions
 from luthier.errors import DataError
 
@@ -66,9 +66,7 @@ def doubly_robust(inputs: Inputs, propensities: Propensities, clip: float = 0.1)
     sessions = inputs.sessions
     examined = propensities.at(sessions.positions)
     usual = relevance_by_query(sessions, inputs.relevance, examined)
-    n = max(1, len(sessions.item_names))
-    cells = sessions.query_codes[sessions.owner] * n + sessions.item_codes
-    at = np.searchsorted(usual.queries * n + usual.items, cells)
+    at = pairs_shown(sessions)[2]
     single = doubly_robust_relevance(inputs.relevance, examined, usual.relevance[at], clip)
     _, _, means, _ = by_pair(sessions, single)
     relevance = np.maximum(means[at], 0.0)
@@ -78,9 +76,7 @@ def doubly_robust(inputs: Inputs, propensities: Propensities, clip: float = 0.1)
 
 def by_pair(sessions: Sessions, values: Floats) -> tuple[Ints, Ints, Floats, Floats]:
     """Means of values [m] by query and item: codes of both, means and counts, [c] each."""
-    n = max(1, len(sessions.item_names))
-    cells = sessions.query_codes[sessions.owner] * n + sessions.item_codes
-    names, cell = np.unique(cells, return_inverse=True)
-    counts = np.bincount(cell, minlength=len(names)).astype(np.float64)
-    means = np.bincount(cell, values, len(names)) / counts
-    return names // n, names % n, means, counts
+    queries, items, cell = pairs_shown(sessions)
+    counts = np.bincount(cell, minlength=len(queries)).astype(np.float64)
+    means = np.bincount(cell, values, len(queries)) / counts
+    return queries, items, means, counts
