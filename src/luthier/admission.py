@@ -93,14 +93,12 @@ def located(spec: JobSpec) -> JobSpec:
     changes: dict[str, Any] = {}
     if folder.is_dir() and not folder.is_absolute() and catalog.is_path(spec.model.name):
         changes["model.name"] = str(folder.absolute())
-    data = Path(spec.data.train.uri)
-    if "://" not in spec.data.train.uri and data.is_file() and not data.is_absolute():
-        changes["data.train"] = to_file_source(data)
-    held_out = spec.data.eval
-    if held_out is not None and "://" not in held_out.uri:
-        path = Path(held_out.uri)
-        if path.is_file() and not path.is_absolute():
-            changes["data.eval"] = to_file_source(path)
+    for name in ("train", "eval", "probe"):
+        source: Source | None = getattr(spec.data, name)
+        if source is not None and "://" not in source.uri:
+            path = Path(source.uri)
+            if path.is_file() and not path.is_absolute():
+                changes[f"data.{name}"] = to_file_source(path)
     for name in ("input_state_url", "output_state_url"):
         url = getattr(spec.update, name)
         if located_url(url) != url:

@@ -75,6 +75,7 @@ def fit(
     *,
     search: Mapping[str, Any] | str | None = None,
     update: Mapping[str, Any] | str | bool | None = None,
+    probe_data: Any = None,
     args: Any = None,
     wait: bool = False,
     idempotency_key: str | None = None,
@@ -94,6 +95,8 @@ def fit(
         search: ranges by word, and the settings of the search; or "default". See docs/search.md.
         update: learn on without forgetting: an updater by name, or ``{"updater": "DER",
             "memory_size": 500, …}``; True: the recommended one. See docs/continual.md.
+        probe_data: rows that an update is scored on before and after, in the form of
+            ``eval_data``: what the model must never unlearn (``probe_budget``).
         args: ``luthier.TrainingArguments`` instead of the words for how to train.
         wait: stay, show progress, and return the finished run. Ctrl-C leaves it running.
         idempotency_key: submitting the same key again returns the same run.
@@ -115,8 +118,9 @@ def fit(
     home = connection.current()
     task = str(words.get("task", "embedding"))
     words["train_data"] = admission.to_source(train_data, home, task)
-    if eval_data is not None:
-        words["eval_data"] = admission.to_source(eval_data, home, task)
+    for name, data in (("eval_data", eval_data), ("probe_data", probe_data)):
+        if data is not None:
+            words[name] = admission.to_source(data, home, task)
     words["callbacks"] = [_callback(c, home) for c in words["callbacks"] or ()]
     if isinstance(model_artifact, str):
         words["model_artifact"] = home.find_artifact(model_artifact)
@@ -182,7 +186,7 @@ def preflight(spec: JobSpec) -> list[Problem]:
     home = connection.current()
     spec = admission.unaliased(spec, home)
     form = None
-    for source in (spec.data.eval, spec.data.train):
+    for source in (spec.data.probe, spec.data.eval, spec.data.train):
         if source is not None:
             form = admission.form_of(source, spec, home)
     devices = home.ledger.devices() or admission.this_machine()

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,7 +56,16 @@ class Encoder:
     ) -> np.ndarray:
         """Vectors of texts: float32 [n, dim]; ``normalize`` scales each to length 1."""
         size = self.batch_size if batch_size is None else batch_size
-        return self.model.encode(texts, batch_size=size, normalize=normalize)
+        with self._quickest(len(texts)):
+            return self.model.encode(texts, batch_size=size, normalize=normalize)
+
+    def _quickest(self, texts: int) -> AbstractContextManager[None]:
+        device = getattr(self.model, "device", None)
+        if device is None:  # of ONNX Runtime, which multiplies by itself
+            return nullcontext()
+        from luthier.models.matmul import quickest_products
+
+        return quickest_products(device, texts)
 
 
 def get_model(

@@ -133,3 +133,26 @@ def test_every_kind_of_case_runs(case, precision, deep_model):
         assert result["least_cosine"] > (0.9999 if precision == "fp32" else 0.99)
     else:
         assert result["loss_difference"] < (1e-4 if precision == "fp32" else 0.1)
+
+
+def test_a_side_that_runs_alone_is_started_for_each_round(tiny_model, tmp_path):
+    """The same rows each time, so the same losses, and those of the other side."""
+    from luthier.benchmark.cases import find_cases
+    from luthier.benchmark.places import data_folder
+    from luthier.benchmark.race import race
+    from luthier.benchmark.work import Settings
+
+    case = replace(find_cases(["short"])[0].quick(), alone=True, rounds=2)
+    settings = Settings(
+        tiny_model, "tiny", data_folder(), tmp_path / "work", "fp32", 1, dropout=0.0
+    )
+    said = []
+    found = race(case, settings, said.append)
+    ours, theirs = found.sides.values()
+    assert len(said) == 4  # one side at a time
+    assert found.loads[0] == found.loads[1]
+    losses = [[loss for p in side for loss in p.losses] for side in (*ours.rounds, *theirs.rounds)]
+    assert [len(found) for found in losses] == [case.steps] * 4
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[2], abs=1e-5)
+    assert len(ours.start_s) == len(theirs.start_s) == 2

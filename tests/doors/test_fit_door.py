@@ -71,6 +71,7 @@ class TestFit(DoorCase):
         Word("model", "bert-base-en", "model.name"),
         Word("train_data", Source(uri="/other.csv"), "data.train"),
         Word("eval_data", EVAL, "data.eval"),
+        Word("probe_data", EVAL, "data.probe"),
         Word("val_split", 0.25, "data.val_split"),
         Word("model_artifact", "abcd", "model.artifact"),
         Word("model_options", {"max_seq_length": 32}, "model.options"),

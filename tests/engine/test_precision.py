@@ -13,19 +13,18 @@ from luthier.engine import precision
 from luthier.engine.precision import (
     FILE,
     Autocast,
-    Matmul,
-    better_matmul,
     better_precision,
     encoding_in,
     encoding_precision,
     matmul_figures,
-    matmul_precision,
     measure_autocast,
-    measure_matmul,
 )
 from luthier.engine.resolved import RESOLVED
 from luthier.engine.run import run
 from luthier.errors import SpecError
+from luthier.inference import build_model
+from luthier.models import matmul
+from luthier.models.matmul import Matmul, better_matmul, matmul_precision, measure_matmul
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,7 +72,7 @@ def test_bf16_is_chosen_where_it_is_clearly_faster(figures: Autocast, word: str)
 def test_both_libraries_are_measured_against_float64_and_nothing_is_left_changed() -> None:
     random, word = torch.get_rng_state(), torch.get_float32_matmul_precision()
     found = measure_matmul()
-    assert 1e-8 < found.highest_error < precision.MOST_ERROR  # fp32 rounds, and so much
+    assert 1e-8 < found.highest_error < matmul.MOST_ERROR  # fp32 rounds, and so much
     assert found.medium_error > 1e-8
     assert found.highest_s >= 0
     assert found.medium_s >= 0
@@ -82,16 +81,16 @@ def test_both_libraries_are_measured_against_float64_and_nothing_is_left_changed
 
 
 def test_the_error_of_a_bf16_product_is_seen() -> None:
-    tokens, weight, _ = precision._operands()
-    found = precision._products("highest", tokens.bfloat16(), weight.bfloat16())
-    assert precision._error(tokens, weight, *(product.float() for product in found)) > 1e-4
+    tokens, weight, _ = matmul.operands()
+    found = matmul._products("highest", tokens.bfloat16(), weight.bfloat16())
+    assert matmul._error(tokens, weight, *(product.float() for product in found)) > 1e-4
 
 
 def test_products_go_into_the_room_that_is_there() -> None:
-    tokens, weight, _ = precision._operands()
-    room = precision._products("highest", tokens, weight)
+    tokens, weight, _ = matmul.operands()
+    room = matmul._products("highest", tokens, weight)
     plain = [product.clone() for product in room]
-    again = precision._products("highest", 2 * tokens, weight, room)
+    again = matmul._products("highest", 2 * tokens, weight, room)
     assert [a.data_ptr() for a in again] == [r.data_ptr() for r in room]
     assert torch.allclose(room[0], 2 * plain[0])
     assert torch.allclose(room[1], 4 * plain[1])
@@ -308,3 +307,32 @@ def test_the_forced_choice_reaches_the_encoder(model: Any) -> None:
     assert precision.least_cosine(model, MANY[:40]) == pytest.approx(
         float((half * plain).sum(axis=1).min())
     )
+
+
+# --- many texts that are encoded outside of a run ------------------------------------------
+
+
+def test_only_many_texts_are_encoded_by_the_better_library(monkeypatch, tiny_model) -> None:
+    encoder, words, asked = build_model(str(tiny_model)), [], []
+    plain = encoder.model.encode
+
+    def encode(texts: Any, **more: Any) -> Any:
+        words.append(torch.get_float32_matmul_precision())
+        return plain(texts, **more)
+
+    def measured() -> Matmul:
+        asked.append(1)
+        return Matmul(2.0, 1.0, 5e-7, 5e-7)
+
+    monkeypatch.setattr(encoder.model, "encode", encode)
+    monkeypatch.setattr(matmul, "measure_matmul", measured)
+    matmul._quickest.cache_clear()
+    try:
+        for count in (3, 2000, 2000, 3):
+            assert len(encoder.encode(["a boat"] * count)) == count
+    finally:
+        matmul._quickest.cache_clear()
+    assert words == ["highest", "medium", "medium", "highest"]
+    assert len(asked) == 1
+    with matmul.quickest_products(torch.device("cuda"), 10**6):
+        assert torch.get_float32_matmul_precision() == "highest"

@@ -208,7 +208,7 @@ def test_what_does_not_go_together_is_refused(job):
         "POD-ER": ({}, "configuration files"),
         "iCaRL": ({}, "one class each"),
         "RD": ({}, "configuration files"),
-        "ER": ({"probe_budget": 0.1}, "configuration file"),
+        "ER": ({"probe_budget": 0.1}, "no probe"),
     }
     for updater, (update, message) in cases.items():
         found = problems(job(0, updater, update=update))

@@ -67,7 +67,7 @@ MAY = {
        "demo", "callback", "benchmark", "component", "evaluation", "engine.control", "updates",
        "search", "clicks", "corpus"},
     "demo": FOUNDATION | {"api", "runs", "data", "store", "evaluation", "cli", "inference"},
-    "benchmark": PARTS | {"engine", "demo", "tuning"},
+    "benchmark": PARTS | {"engine", "demo", "tuning", "inference"},
     "__main__": {"cli"},
 }  # fmt: skip
 MAY["api"] = MAY["admission"] | {"admission"}

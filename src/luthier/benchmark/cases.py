@@ -30,7 +30,9 @@ class Case:
     warmup: steps that are run before and not counted. frozen_layers: the embeddings and that
     many layers are not trained. head_only: a new head is trained on a frozen model.
     lora_r: adapters of that rank are trained, on the layers that peft chooses.
-    mini_batch_size: rows that the peer's cached loss takes at a time.
+    mini_batch_size: rows that the peer's cached loss takes at a time. alone: the sides together
+    have more memory than a machine has, so each is started anew for each of its rounds, which
+    are all of the same rows.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Case:
     head_only: bool = False
     lora_r: int | None = None
     mini_batch_size: int | None = None
+    alone: bool = False
     peers: tuple[Peer, ...] = PEERS
 
     def quick(self) -> Case:
@@ -68,7 +71,17 @@ SIZES = "Training: size of the data"
 CASES: tuple[Case, ...] = (
     Case("skewed-32", TEXTS, "long texts of very different length, batch 32", "debian"),
     Case("skewed-64", TEXTS, "the same, batch 64", "debian", batch_size=64, steps=2),
-    Case("skewed-128", TEXTS, "the same, batch 128", "debian", batch_size=128, steps=1, warmup=1),
+    Case(
+        "skewed-128",
+        TEXTS,
+        "the same, batch 128",
+        "debian",
+        batch_size=128,
+        steps=2,
+        warmup=1,
+        rounds=2,
+        alone=True,
+    ),
     Case(
         "short",
         TEXTS,
@@ -87,6 +100,7 @@ CASES: tuple[Case, ...] = (
             max_seq_length=length,
             rows=2048 if length > 16 else 6144,
             steps=max(2, 512 // length),
+            alone=length > 64,
         )
         for length in (16, 64, 256)
     ),

@@ -77,7 +77,7 @@ def race(case: Case, settings: Settings, say: Say) -> Race:
     sides = {name: Measured() for name in names}
     cosine = runners[work.case.kind](work, sides, say)
     loads = list(work.loads())
-    if work.case.kind == "whole":
+    if work.case.kind == "whole" or case.alone:
         loads = [sum(loads, Load())] * len(sides[OURS].rounds)
     return Race(work, sides, loads, cosine)
 
@@ -96,6 +96,9 @@ def peak(threads: int, seconds: float = 0.8) -> dict[str, float | str]:
 
 
 def _steps(work: Work, sides: dict[str, Measured], say: Say) -> float | None:
+    if work.case.alone:
+        _alone(work, sides, say)
+        return None
     with _started(work, sides, "0") as running:
         for side in running.values() if work.at_once else ():
             side()
@@ -112,6 +115,18 @@ def _steps(work: Work, sides: dict[str, Measured], say: Say) -> float | None:
         for side in running.values():
             side().end()
     return _least_cosine(work) if work.case.kind == "encode" else None
+
+
+def _alone(work: Work, sides: dict[str, Measured], say: Say) -> None:
+    """One side at a time is in memory."""
+    for number in range(work.case.rounds):
+        for name in _in_turn(list(sides), number):
+            say(f"{work.case.name}: {name}, round {number + 1} of {work.case.rounds}")
+            with _started(work, {name: sides[name]}, str(number)) as running:
+                side = running[name]()
+                sides[name].begins_with(side, side.run(work.warmup))
+                sides[name].rounds.append([side.run(work.steps_per_turn, reset_peak=True)])
+                side.end()
 
 
 def _whole(work: Work, sides: dict[str, Measured], say: Say) -> None:

@@ -175,7 +175,7 @@ def _order(
     elif case.kind == "start":
         warmup, turns, per_turn = 0, 1, 1
     else:
-        warmup, turns, per_turn = case.warmup, case.rounds, case.steps
+        warmup, turns, per_turn = case.warmup, 1 if case.alone else case.rounds, case.steps
     steps = range(warmup + turns * per_turn + 1)
     if case.kind == "steps":
         _check_full(case, plan.steps_per_epoch, len(steps))

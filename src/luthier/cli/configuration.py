@@ -96,11 +96,11 @@ def lay_over(data: dict[str, Any], path: str, value: Any) -> None:
 def _from_folder(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The mapping with each path that it holds made absolute."""
     data = dict(data)
-    for word in ("train_data", "eval_data"):
+    for word in ("train_data", "eval_data", "probe_data"):
         data[word] = _absolute(data.get(word), folder)
     if isinstance(data.get("data"), Mapping):
         inner = data["data"] = dict(data["data"])
-        for word in ("train", "eval"):
+        for word in ("train", "eval", "probe"):
             inner[word] = _source(inner.get(word), folder)
         data["data"] = {k: v for k, v in inner.items() if v is not None}
     if isinstance(data.get("callbacks"), list):

@@ -130,7 +130,7 @@ def _nested(data: dict[str, Any], words: Mapping[str, Any], place: Place) -> Job
     for name, value in words.items():
         configuration.lay_over(data, BY_NAME[name].leaf, value)
     if isinstance(data.get("data"), dict):
-        for word in ("train", "eval"):
+        for word in ("train", "eval", "probe"):
             if word in data["data"]:
                 data["data"][word] = _located(data["data"][word], place)
     model = data.get("model")
@@ -170,7 +170,7 @@ def _flat(data: dict[str, Any], flags: Mapping[str, Any], place: Place) -> JobSp
         problems.append(Problem("task", "can only be 'embedding'"))
     if problems:
         raise SpecError(problems)
-    for name in ("train_data", "eval_data"):
+    for name in ("train_data", "eval_data", "probe_data"):
         if words.get(name) is not None:
             words[name] = _located(words[name], place)
     words["callbacks"] = _callbacks(words.get("callbacks"), place)

@@ -111,6 +111,7 @@ use_dora                    use_dora                    train directions and len
 [data]
 train_data                  train                       CSV, JSONL or Parquet to learn from
 eval_data                   eval                        what to measure on, in the same form
+probe_data                  probe                       of an update: scored before and after it
 val_split                   val_split                   share of the rows kept aside to measure on
 csv_options                 csv                         is_labeled, dialect, header, …
 [objective]

@@ -66,6 +66,7 @@ def fit_spec(
     loss_optimizer_options: Mapping[str, Any] | None = None,
     search: Mapping[str, Any] | str | None = None,
     update: Mapping[str, Any] | str | bool | None = None,
+    probe_data: Source | None = None,
     **training: Any,
 ) -> JobSpec:
     """The spec that these words describe.
@@ -133,7 +134,12 @@ def fit_spec(
         "adapter": adapter,
         "processing": processing,
         "update": _update(update, learns_on, task, problems),
-        "data": {"train": train_data, "eval": eval_data, "val_split": val_split},
+        "data": {
+            "train": train_data,
+            "eval": eval_data,
+            "probe": probe_data,
+            "val_split": val_split,
+        },
         "objective": {
             "loss": loss,
             "loss_options": dict(loss_options or {}),

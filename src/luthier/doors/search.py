@@ -21,6 +21,7 @@ FIT_WORDS = {
     "model_options": "model.options",
     "train_data": "data.train",
     "eval_data": "data.eval",
+    "probe_data": "data.probe",
     "optimizer": "training.optim",
     "optimizer_options": "training.optim_args",
     "scheduler": "training.lr_scheduler_type",

@@ -42,6 +42,7 @@ class TaskJudge:
         """control: asked while measuring, by every process alike. prepare: by this one alone."""
         self.setup, self.task, self.tell = setup, data.task, tell
         self.examples, self.train = data.held_out, data.train
+        self._probe = data.probe
         self.chunks = data.chunks
         self._obey = obeying(control)
         self._held_out = self._learner(obeying(prepare))
@@ -112,8 +113,9 @@ class TaskJudge:
         assert self.examples is not None
         return self._measured(model, self.examples.take(rows))
 
-    def probed(self, model: Any) -> None:
-        return None
+    def probed(self, model: Any) -> TaskEvaluation | None:
+        """Of the probe, if there is one."""
+        return None if self._probe is None else self._measured(model, self._probe)
 
     def sides(self) -> tuple[Side | None, Side]:
         """Rows held out of former updates and of this one: both strangers to the model."""

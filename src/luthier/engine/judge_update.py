@@ -18,7 +18,7 @@ from luthier.engine.state import OURS
 from luthier.evaluation.measure import Evaluation
 from luthier.evaluation.remembered_sets import RememberedSets, scores_of
 from luthier.evaluation.reranking import RankedSet
-from luthier.evaluation.sets import EvaluationSet, ScoredSet
+from luthier.evaluation.sets import EvaluationSet, ScoredSet, evaluation_set
 
 
 class UpdateJudge(RetrievalJudge):
@@ -39,6 +39,7 @@ class UpdateJudge(RetrievalJudge):
         if len(self.sets):
             self.set = self.sets.sets[-1]
         update.validation = self
+        self._probe = None if data.probe is None else evaluation_set(data.probe)
 
     def evaluate(self, model: Any) -> Evaluation | None:
         if not len(self.sets):
@@ -70,8 +71,9 @@ class UpdateJudge(RetrievalJudge):
         name, values = self.scores(found)
         return Some(name, values[rows])
 
-    def probed(self, model: Any) -> None:
-        return None
+    def probed(self, model: Any) -> Evaluation | None:
+        """Of the probe's own queries among its own documents, if there is one."""
+        return None if self._probe is None else self.measured(model, self._probe)
 
     def sides(self) -> tuple[Side | None, Side]:
         """Queries of former updates and the new ones: both strangers to the model. Where there

@@ -24,7 +24,6 @@ from luthier.engine.setup import Setup, pretrained
 from luthier.engine.state import OURS, random_states, restore_random_states
 from luthier.errors import DataError, Problem, SpecError
 from luthier.evaluation.forgetting import Kept, kept, over_budget, stability
-from luthier.evaluation.scored_task import TaskEvaluation
 from luthier.store import atomic
 
 #: Rows of earlier chunks that are scored on the way where ``stability_steps`` asks for it.
@@ -38,14 +37,17 @@ _KEPT = ("score", "by_chunk", "before", "average", "forgetting", "backward_trans
 class Scores(Protocol):
     """A judge that can score single validation rows, a probe, and test rows."""
 
-    def scored(self, model: Any, rows: np.ndarray) -> TaskEvaluation:
+    def scored(self, model: Any, rows: np.ndarray) -> Any:
         """Of some validation rows."""
 
     def sides(self) -> tuple[Side | None, Side]:
         """Rows of former updates, and new ones, which differ in nothing else."""
 
-    def probed(self, model: Any) -> TaskEvaluation | None:
+    def probed(self, model: Any) -> Any:
         """Of the general probe; None where there is none."""
+
+    def read(self, record: dict[str, Any]) -> Any:
+        """An evaluation that was written down."""
 
     def tested(self, model: Any) -> list[dict[str, float]]:
         """Of the test rows of each chunk."""
@@ -111,15 +113,15 @@ class Oversight:
         self.tell("log", {"level": level, "message": message})
         return found
 
-    def _once(self, name: str, measure: Callable[[Scores, Any], Any]) -> TaskEvaluation | None:
+    def _once(self, name: str, measure: Callable[[Scores, Any], Any]) -> Any:
         """An evaluation of the model that the update starts from, measured once a run."""
         if self._scores is None:
             return None
         record = self.setup.place.folder / f"{name}.json"
         if record.exists():
             saved = json.loads(record.read_text())
-            return TaskEvaluation.from_dict(saved) if saved else None
-        found: TaskEvaluation | None = measure(self._scores, starting(self.setup))
+            return self._scores.read(saved) if saved else None
+        found = measure(self._scores, starting(self.setup))
         if found is None and name == "probe" and self.spec.probe_budget is not None:
             message = "there is no probe: the configuration file has no probe_data_fn"
             raise SpecError([Problem("update.probe_budget", message, "define it, or leave it out")])
@@ -257,7 +259,9 @@ class Oversight:
         (score, now), (_, then) = (self.update.validation.scores(e) for e in (after, before))
         one = np.zeros(len(now), dtype=np.int64)
         found = kept(then, now, one, score, seed=self.setup.spec.training.seed)
-        return found, {"before": before.metrics, "after": after.metrics, **found.to_dict()}
+        told = {"metric": getattr(after, "main", None), "before": before.metrics,
+                "after": after.metrics}  # fmt: skip
+        return found, told | found.to_dict()
 
 
 def starting(setup: Setup) -> Any:

@@ -1,10 +1,7 @@
 """Which arithmetic a run computes in: measured once a machine, decided once a run.
 
-Matrix products in fp32 have two libraries on CPUs. ``torch.set_float32_matmul_precision``
-says "highest" for MKL and "medium" for oneDNN, which is twice as fast on some machines and
-slower on others; on machines with AMX "medium" may multiply in bf16, so its error against
-float64 is measured beside its speed. bf16 by autocast gains where the hardware knows bf16, and
-loses much where it is emulated.
+Matrix products in fp32 have two libraries on CPUs (``luthier.models.matmul``). bf16 by autocast
+gains where the hardware knows bf16, and loses much where it is emulated.
 
 What is measured is kept in ``machine.json`` beside the data sets; what is decided is kept with
 the run (``Resolved``), for a resumed run must not decide anew.
@@ -15,8 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,24 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from luthier.engine.control import Listener
 from luthier.engine.device import pick
 from luthier.engine.read import Place
 from luthier.engine.resolved import RESOLVED, Resolved
+from luthier.models.matmul import (
+    Matmul,
+    better_matmul,
+    least_seconds,
+    matmul_precision,
+    measure_matmul,
+    operands,
+)
 from luthier.spec.job import TrainingSpec
 from luthier.store import atomic
 
-#: oneDNN may have this many times the error of MKL, and never more than ``MOST_ERROR``: both
-#: round in another order than float64 does, by 4e-7 to 9e-7 of the largest sum, and which of them
-#: is nearer depends on the processor. What multiplies in bf16 is off by 1e-3.
-_ERROR_RATIO = 4.0
-MOST_ERROR = 2e-6
-
-#: What a change must gain to be made: less is within what such short probes are wrong by.
-MATMUL_GAIN = 1.1
+#: What bf16 must gain to be taken: less is within what such short probes are wrong by.
 BF16_GAIN = 1.3
 
 #: Texts are encoded in bf16 only where no sampled vector turns further than this.
@@ -49,31 +45,9 @@ LEAST_COSINE = 0.9999
 #: Texts from which on that is considered, and how many of them are compared.
 _WORTH_COMPARING, _COMPARED = 1000, 32
 
-#: Where one arm is so many times as slow as the other, another round would change nothing.
-_DECIDED = 2.0
-
-_WORDS = ("highest", "medium")
-
-#: Tokens, width and inner width of the probed products: a small encoder's feed-forward block.
-_TOKENS, _WIDTH, _INNER = 1500, 384, 1536
-_ROUNDS = 5
-#: Columns whose exact values are computed: float64 takes its time.
-_CHECKED = 48
-
 #: Name of the file in the cache, and what its figures mean: raised when they mean another thing.
 FILE = "machine.json"
 _FORMAT = 2
-
-
-@dataclass(frozen=True)
-class Matmul:
-    """The two fp32 libraries: processor seconds of the same products, and the largest error
-    relative to the largest exact value. Equal where "medium" changes nothing here."""
-
-    highest_s: float
-    medium_s: float
-    highest_error: float
-    medium_error: float
 
 
 @dataclass(frozen=True)
@@ -83,14 +57,6 @@ class Autocast:
 
     fp32_s: float
     bf16_s: float
-
-
-def better_matmul(found: Matmul) -> str:
-    """``medium`` where it is as exact and clearly faster, else ``highest``."""
-    exact = found.medium_error <= _ERROR_RATIO * found.highest_error
-    exact = exact and found.medium_error < MOST_ERROR
-    faster = found.highest_s >= MATMUL_GAIN * found.medium_s
-    return "medium" if exact and faster else "highest"
 
 
 def better_precision(found: Autocast) -> str:
@@ -109,24 +75,9 @@ def autocast_figures(cache: Path) -> Autocast:
     return Autocast(**_once(cache, "autocast", lambda: asdict(measure_autocast(word))))
 
 
-def measure_matmul() -> Matmul:
-    """Measure both libraries now, which takes some tens of milliseconds."""
-    with torch.no_grad():
-        tokens, weight, _ = _operands()
-        found = {word: _products(word, tokens, weight) for word in _WORDS}
-        errors = {word: _error(tokens, weight, *found[word]) for word in _WORDS}
-        if all(map(torch.equal, found["highest"], found["medium"])):
-            seconds = dict.fromkeys(_WORDS, 0.0)  # the same library: there is nothing to choose
-        else:
-            room = found["highest"]
-            arms = {word: partial(_products, word, tokens, weight, room) for word in _WORDS}
-            seconds = _race(arms)
-    return Matmul(seconds["highest"], seconds["medium"], errors["highest"], errors["medium"])
-
-
 def measure_autocast(word: str) -> Autocast:
     """Measure both precisions now; ``word`` is the better setting for fp32."""
-    tokens, up, down = _operands()
+    tokens, up, down = operands()
 
     def arm(bf16: bool) -> None:
         weights = [w.clone().requires_grad_() for w in (up, down)]
@@ -135,19 +86,8 @@ def measure_autocast(word: str) -> Autocast:
         torch.autograd.backward([out], [torch.ones_like(out)])
 
     with torch.inference_mode(False), torch.enable_grad(), matmul_precision(word):
-        seconds = _race({"fp32": partial(arm, False), "bf16": partial(arm, True)})
+        seconds = least_seconds({"fp32": partial(arm, False), "bf16": partial(arm, True)})
     return Autocast(seconds["fp32"], seconds["bf16"])
-
-
-@contextmanager
-def matmul_precision(word: str) -> Iterator[None]:
-    """torch's setting for fp32 matrix products while it lasts; afterwards as it was."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(word)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @contextmanager
@@ -290,52 +230,3 @@ def _well_formed(machines: dict[str, dict[str, dict[str, float]]]) -> bool:
 
 def _names(kind: type[Matmul | Autocast]) -> set[str]:
     return {field.name for field in dataclasses.fields(kind)}
-
-
-def _operands() -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, the weight that widens them and that which narrows them."""
-    random = torch.Generator().manual_seed(0)
-    shapes = (_TOKENS, _WIDTH), (_INNER, _WIDTH), (_WIDTH, _INNER)
-    tokens, up, down = (torch.randn(shape, generator=random) for shape in shapes)
-    return tokens, up, down
-
-
-def _products(
-    word: str, tokens: Tensor, weight: Tensor, room: Sequence[Tensor] | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A layer's output, and the gradients of its weight and its input where its output is the
-    loss's gradient; written into ``room`` if there is any, for new memory costs as much as a
-    product, page by page, whoever multiplies."""
-    with matmul_precision(word):
-        places: Sequence[Tensor | None] = room or (None, None, None)
-        out = torch.mm(tokens, weight.T, out=places[0])
-        of_weight = torch.mm(out.T, tokens, out=places[1])
-        return out, of_weight, torch.mm(out, weight, out=places[2])
-
-
-def _error(
-    tokens: Tensor, weight: Tensor, out: Tensor, of_weight: Tensor, of_input: Tensor
-) -> float:
-    """The largest error against float64, relative to the largest value."""
-    some = slice(0, _CHECKED)
-    pairs = (
-        (out[:, some], tokens.double() @ weight[some].double().T),
-        (of_weight[some], out[:, some].double().T @ tokens.double()),
-        (of_input[some], out[some].double() @ weight.double()),
-    )
-    return max(float((got - right).abs().max() / right.abs().max()) for got, right in pairs)
-
-
-def _race(arms: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """The least processor time of each, in turns: other work on the machine does not decide."""
-    for arm in arms.values():
-        arm()
-    best = dict.fromkeys(arms, float("inf"))
-    for _ in range(_ROUNDS):
-        for name, arm in arms.items():
-            started = time.process_time()
-            arm()
-            best[name] = min(best[name], time.process_time() - started)
-        if max(best.values()) > _DECIDED * min(best.values()):
-            break
-    return best

@@ -32,13 +32,14 @@ class Place:
 class Data:
     """All data of a run. ``held_out`` is what val_loss and, where no callback names other
     queries, the evaluation are computed on. calculated: "train" and "test", what calculators
-    score."""
+    score. probe: what an update is scored on before and after."""
 
     train: Dataset
     held_out: Dataset | None
     queries: Dataset | None
     index: Dataset | None
     calculated: Mapping[str, Dataset] = field(default_factory=dict)
+    probe: Dataset | None = None
 
 
 def read_data(spec: JobSpec, place: Place, tell: Listener) -> Data:
@@ -60,7 +61,8 @@ def read_data(spec: JobSpec, place: Place, tell: Listener) -> Data:
     asked = next((c for c in spec.callbacks if isinstance(c, EvaluationCallback)), None)
     queries = _load(asked.query_data, csv, place, tell) if asked else held_out
     index = _load(asked.index_data, csv, place, tell) if asked and asked.index_data else None
-    return Data(train, held_out, queries, index, _calculated(spec, place, tell))
+    probe = _load(spec.data.probe, csv, place, tell) if spec.data.probe else None
+    return Data(train, held_out, queries, index, _calculated(spec, place, tell), probe)
 
 
 def _calculated(spec: JobSpec, place: Place, tell: Listener) -> dict[str, Dataset]:

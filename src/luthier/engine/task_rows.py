@@ -23,7 +23,8 @@ from luthier.tasks.task import Task
 @dataclass(frozen=True)
 class TaskData:
     """The rows of a run. ``held_out`` is what is measured on. Of both the ones that are remembered
-    come first: ``old`` of ``train``. chunks: the update that each held-out row came with."""
+    come first: ``old`` of ``train``. chunks: the update that each held-out row came with. probe:
+    what an update is scored on before and after."""
 
     task: Task
     train: Examples
@@ -31,6 +32,7 @@ class TaskData:
     begun: Beginning = field(default_factory=Beginning)
     old: int = 0
     chunks: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    probe: Examples | None = None
 
 
 def read_examples(spec: JobSpec, place: Place, tell: Listener) -> TaskData:
@@ -51,13 +53,21 @@ def read_examples(spec: JobSpec, place: Place, tell: Listener) -> TaskData:
     if begun.updater is not None:
         say = f"update {begun.past.updates + 1}: {old:,} remembered rows come first"
         tell("log", {"level": "info", "message": say})
+    probe = _probe(task, spec, place, train.labels)
     if held_out is None:
-        return TaskData(task, train, None, begun, old)
+        return TaskData(task, train, None, begun, old, probe=probe)
     held_out, kept = _with_remembered(task, begun, "validation", held_out)
     measured = task.read(held_out, train.labels or None)
     came = [begun.past.updates] * (len(measured) - kept)
     chunks = np.array([*begun.past.chunks[:kept], *came], dtype=np.int64)
-    return TaskData(task, train, measured, begun, old, chunks)
+    return TaskData(task, train, measured, begun, old, chunks, probe)
+
+
+def _probe(task: Task, spec: JobSpec, place: Place, labels: tuple[str, ...]) -> Examples | None:
+    if spec.data.probe is None:
+        return None
+    path = located(spec.data.probe, place)
+    return task.read(read_rows(path, spec.data.csv, name=spec.data.probe.uri), labels or None)
 
 
 def _new_rows(

@@ -87,5 +87,7 @@ def _facts(update: Mapping[str, Any]) -> dict[str, Any]:
 def _pair(probe: Mapping[str, Any]) -> str | None:
     if not probe:
         return None
-    name = "val_accuracy" if "val_accuracy" in probe["after"] else "val_loss"
-    return f"{probe['before'][name]:.3f}, {probe['after'][name]:.3f}"
+    before, after = probe["before"], probe["after"]
+    known = ("val_accuracy", "val_loss", probe.get("metric"), *after)
+    name = next(name for name in known if name in after)
+    return f"{before[name]:.3f}, {after[name]:.3f} {name.removeprefix('val_')}"

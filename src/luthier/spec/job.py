@@ -67,10 +67,12 @@ class AdapterSpec(Frozen):
 
 
 class DataSpec(Frozen):
-    """What it learns from. val_split: share of the training rows kept for evaluation."""
+    """What it learns from. val_split: share of the training rows kept for evaluation. probe: of
+    an update: rows that are scored before and after it, and neither trained on nor remembered."""
 
     train: Source
     eval: Source | None = None
+    probe: Source | None = None
     val_split: float = Field(default=0.0, ge=0, lt=1)
     csv: CSVOptions = CSVOptions()
 

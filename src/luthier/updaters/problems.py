@@ -27,7 +27,7 @@ def problems(spec: JobSpec) -> list[Problem]:
     """Everything that is wrong with the update of a job."""
     update = spec.update
     if update.updater is None:
-        return []
+        return _without_an_updater(spec)
     try:
         card = find("updater", update.updater)
     except NotFound as error:
@@ -39,6 +39,13 @@ def problems(spec: JobSpec) -> list[Problem]:
     return [*unknown, *_values(card, update), *_memory(card, update), *merge]
 
 
+def _without_an_updater(spec: JobSpec) -> list[Problem]:
+    if spec.data.probe is None:
+        return []
+    message = "a probe is scored before and after an update, and this job is none"
+    return [Problem("data.probe", message, "give update=…, or evaluate on eval_data")]
+
+
 def _elsewhere(spec: JobSpec, card: Card) -> list[Problem]:
     """What is not for encoders, or not for this task."""
     update, kind = spec.update, spec.task
@@ -47,9 +54,9 @@ def _elsewhere(spec: JobSpec, card: Card) -> list[Problem]:
     if several:
         message = "an update takes its steps whole"
         found.append(Problem("gradient_accumulation_steps", message, "give a larger batch_size"))
-    if update.probe_budget is not None:
-        message = "a probe is a function of a configuration file"
-        found.append(Problem("probe_budget", message, "leave it out"))
+    if update.probe_budget is not None and spec.data.probe is None:
+        message = "there is no probe to lose anything"
+        found.append(Problem("probe_budget", message, "give probe_data"))
     reason = _unfit(spec, card)
     if reason:
         hint = "use ER" if kind not in _WHOLE else "use DER, ER or another updater"
@@ -84,6 +91,9 @@ def program_problems(spec: JobSpec) -> list[Problem]:
         if group != kind():
             message = "means nothing to the model of a configuration file"
             found.append(Problem(name, message, "say it in model_fn, data_module_fn or loss_fn"))
+    if spec.data.probe is not None:
+        message = "the probe of a configuration file is a function of it"
+        found.append(Problem("data.probe", message, "define probe_data_fn"))
     if spec.program.config_file is None:
         found.append(Problem("config_file", "a program needs a configuration file"))
     return [*found, *problems(spec)]

@@ -34,15 +34,17 @@ def main(job: Job, who: str, gate: Gate) -> None:
 
 
 def _ours(job: Job) -> Encode:
+    from luthier.inference import Encoder
     from luthier.models.loading import load_text_model
     from luthier.spec import ModelSpec
 
     spec = ModelSpec(name=job.model, options={"max_seq_length": job.max_seq_length})
     model = load_text_model(spec, artifact=None, device="cpu")
+    encoder = Encoder(model, job.case.batch_size, job.model)
 
     def encode(texts: list[str]) -> np.ndarray[Any, Any]:
         with torch.autocast("cpu", torch.bfloat16, enabled=job.precision == "bf16"):
-            return model.encode(texts, batch_size=job.case.batch_size)
+            return encoder.encode(texts, normalize=True)
 
     return encode
 
