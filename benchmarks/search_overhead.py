@@ -250,7 +250,7 @@ def whole(side: str, trials: int, python: str) -> float:
         (folder / "objective.py").write_text(_OBJECTIVE)
         wall = spent(WALL[side](trials, folder, python), folder)[1]
         found = len({*folder.glob("*.pt"), *folder.glob("home-*/artifacts/*/model.safetensors")})
-    if found != trials:
+    if found < trials:  # Syne Tune may have begun one more before it looks whether it may stop
         sys.exit(f"{side}: {found} models were written in {trials} trials")
     return wall
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def test_a_machine_that_no_result_is_of_is_forgotten(tmp_path):
     page.write([result("short", 3.0)], {"CPU": "two"}, "aaa", file)
     known = json.loads(file.with_suffix(".json").read_text())
     assert list(known["machines"].values()) == [{"CPU": "two"}]
+
+
+def test_each_case_says_where_it_was_measured(tmp_path):
+    file = tmp_path / "benchmarks.md"
+    page.write([result("short", 3.0)], {"CPU": "one"}, "aaa", file)
+    page.write([result("skewed-32", 7.0), result("short", 2.0, "bf16")], {"CPU": "two"}, "b", file)
+    text = file.read_text()
+    one, two = (machine_id({"CPU": name}) for name in ("one", "two"))
+    assert re.search(rf"machine `{one}`, [-0-9]+, commit aaa: short fp32[;.]", text)
+    assert re.search(rf"machine `{two}`, [-0-9]+, commit b: skewed-32 fp32, short bf16[;.]", text)
 
 
 def test_what_is_written_by_hand_stays(tmp_path):

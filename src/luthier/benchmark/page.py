@@ -119,8 +119,14 @@ def _group(name: str, results: Sequence[Mapping[str, Any]]) -> str:
     lines.append("|" + "".join("---:|" if c in _RIGHT else "---|" for c in _COLUMNS) + "\n")
     for result in results:
         lines += [f"| {' | '.join(row)} |\n" for row in rows(result)]
-    where = {(r["date"], r["commit"], r["machine"]): None for r in results}
-    said = "; ".join(f"{date}, commit {commit}, machine `{at}`" for date, commit, at in where)
+    where: dict[tuple[str, str, str], list[str]] = {}
+    for r in results:
+        stamp = r["machine"], r["date"], r["commit"]
+        where.setdefault(stamp, []).append(f"{r['case']} {r['precision']}")
+    said = "; ".join(
+        f"machine `{at}`, {date}, commit {commit}: {', '.join(cases)}"
+        for (at, date, commit), cases in sorted(where.items())
+    )
     return "".join(lines) + f"\n{said}.\n"
 
 
