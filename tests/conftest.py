@@ -14,6 +14,16 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Which matrix product is the faster is measured once for all homes: beside other tests the
+    next measurement may say otherwise, and what is compared would differ in its last bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        file = tmp_path_factory.mktemp("figures") / "machine.json"
+        patch.setenv("LUTHIER_MACHINE", str(file))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random text encoder without dropout, as a sentence-transformers folder."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,6 @@ from luthier.testing.task_models import CHAT_TEMPLATE, tiny_gpt2, tiny_t5, tiny_
 @pytest.fixture(autouse=True)
 def _threads(one_thread: None) -> None:
     """Every test here is on one thread."""
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _measured_once():
-    """Which matrix product is the faster is measured once, not in each run: half of a tiny one's
-    time, and another answer would be other last bits."""
-    from luthier.engine import precision
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precision, "measure_matmul", functools.cache(precision.measure_matmul))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ NAME.RANK.json: the exit code, what it wrote under the output, and what it held.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
@@ -58,10 +57,7 @@ def main() -> None:
     import torch
 
     from luthier.cli.main import run
-    from luthier.engine import precision
 
-    # once: another answer in the next run would be other last bits
-    precision.measure_matmul = functools.cache(precision.measure_matmul)
     torch.set_num_threads(1)
     work = Path(sys.argv[1])
     writes, rank = Writes(), int(os.environ.get("RANK", "0"))

@@ -26,7 +26,13 @@ from luthier.inference import build_model
 from luthier.models import matmul
 from luthier.models.matmul import Matmul, better_matmul, matmul_precision, measure_matmul
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "own_figures")
+
+
+@pytest.fixture
+def own_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each home measures for itself, as it does where nobody says otherwise."""
+    monkeypatch.delenv(precision.SHARED)
 
 
 # --- decisions, from figures of machines of both kinds -----------------------------------
@@ -149,6 +155,27 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_machine_is_measured_once(tmp_path: Path, counted: list[str]) -> None:
     assert matmul_figures(tmp_path / "new") == matmul_figures(tmp_path / "new") == FIGURES
     assert counted == ["matmul"]
+
+
+def test_homes_can_share_what_was_measured(
+    tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(precision.SHARED, str(tmp_path / "shared" / "figures.json"))
+    assert matmul_figures(tmp_path / "one") == matmul_figures(tmp_path / "two") == FIGURES
+    assert counted == ["matmul"]
+    assert [p.name for p in tmp_path.iterdir()] == ["shared"]
+
+
+def test_of_processes_that_measure_at_once_the_first_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured_late() -> Matmul:
+        monkeypatch.setattr(precision, "measure_matmul", lambda: FIGURES)
+        assert matmul_figures(tmp_path) == FIGURES  # another process, meanwhile
+        return Matmul(1.0, 2.0, 5e-7, 5e-7)
+
+    monkeypatch.setattr(precision, "measure_matmul", measured_late)
+    assert matmul_figures(tmp_path) == FIGURES
 
 
 def test_another_number_of_threads_is_another_machine(tmp_path: Path, counted: list[str]) -> None:

@@ -160,3 +160,17 @@ def test_a_checkpoint_holds_no_pickle(make_spec, new_place) -> None:
     names = {p.suffix for p in checkpoint.rglob("*") if p.is_file()}
     assert names <= {".json", ".safetensors", ".txt", ".md"}
     assert load_file(checkpoint / "luthier" / "state.safetensors")
+
+
+def test_what_is_restored_lies_where_torch_would_have_put_it(tmp_path) -> None:
+    """A sum of products in a library rounds otherwise where its numbers begin elsewhere."""
+    from safetensors.torch import load_file, save_file
+
+    from luthier.engine.state import aligned
+
+    file = tmp_path / "some.safetensors"
+    save_file({f"t{n}": torch.arange(7.0 + 3 * n) for n in range(8)}, file)
+    assert any(tensor.data_ptr() % 64 for tensor in load_file(file).values())
+    found = aligned(file)
+    assert not any(tensor.data_ptr() % 64 for tensor in found.values())
+    assert all(torch.equal(found[f"t{n}"], torch.arange(7.0 + 3 * n)) for n in range(8))

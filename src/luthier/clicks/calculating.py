@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from luthier.clicks.carrying import carried
-from luthier.clicks.conversion import Inputs, convert
+from luthier.clicks.conversion import convert
 from luthier.clicks.items_sets import ItemsSet
 from luthier.clicks.sessions import Sessions
 from luthier.clicks.settings import FineTuningSettings
@@ -78,7 +77,8 @@ def _sample(sessions: Sessions, seed: int) -> Sessions:
 
 def _source(sessions: Sessions, items: ItemsSet, home: Home) -> Source | None:
     """One row a search, in the home's store; None where no item has a text."""
-    inputs = items.expand(_known(convert(sessions, not_irrelevant_only=False), items))
+    inputs = convert(sessions, not_irrelevant_only=False).of_catalogue(set(items.ids))
+    inputs = items.expand(inputs)
     found, texts = inputs.sessions, items.texts
     at = np.flatnonzero(inputs.kept)
     if not len(at):
@@ -103,12 +103,6 @@ def _source(sessions: Sessions, items: ItemsSet, home: Home) -> Source | None:
             writer.write_table(table)
         sha256 = home.store.put_blob(file)
     return Source(uri=f"blob:{sha256}", sha256=sha256)
-
-
-def _known(inputs: Inputs, items: ItemsSet) -> Inputs:
-    known = set(items.ids)
-    there = np.array([name in known for name in inputs.sessions.item_names] or [True])
-    return replace(inputs, kept=inputs.kept & there[inputs.sessions.item_codes])
 
 
 def _layout(source: Source, home: Home) -> Layout:

@@ -7,7 +7,7 @@ negatives of a session that has clicks, of the same query where there is one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -83,6 +83,11 @@ class Inputs:
     def weighted(self, weights: Floats) -> Inputs:
         """With the confidences times these weights [m], those of propensities for one."""
         return replace(self, confidence=self.confidence * weights)
+
+    def of_catalogue(self, catalogue: Container[str]) -> Inputs:
+        """Without items that the catalogue lacks."""
+        there = self.sessions.items_of(catalogue)
+        return replace(self, kept=self.kept & there[self.sessions.item_codes])
 
     def pairs(self) -> Pairs:
         """All pairs of a positive and a negative, by session."""

@@ -133,7 +133,7 @@ def prepare(
         }
         data = ClickData(parts)
         if held is not None:
-            clicks = _known(convert(held, confidence=_confidence(settings)), found.catalogue)
+            clicks = convert(held, confidence=_confidence(settings)).of_catalogue(found.catalogue)
             inputs = _scored(debiasing.weighted(clicks), settings, before)
             if (clicks.kept & (clicks.relevance > 0)).any():
                 queries, index = _searches(clicks, found, seed)
@@ -192,7 +192,7 @@ def _part(
         confidence=_confidence(settings),
         seed=seed,
     )
-    inputs = _scored(_known(debiasing.weighted(inputs), found.catalogue), settings, before)
+    inputs = _scored(debiasing.weighted(inputs).of_catalogue(found.catalogue), settings, before)
     if not (inputs.kept & (inputs.relevance > 0)).any():
         hint = "a log of items that the catalogue has, with clicks"
         raise DataError("no click is left to train on", hint=hint)
@@ -231,21 +231,13 @@ def _by_query(
     looked = debiasing.propensities
     examined = None if looked is None else looked.at(train.positions)
     relevance = relevance_by_query(train, train.grades(), examined)
-    known = np.array([name in found.catalogue for name in train.item_names] or [True])
-    source, rows = writer.by_query(
-        train, relevance.of_items(known), found.train_items, settings.certainty
-    )
+    known = relevance.of_items(train.items_of(found.catalogue))
+    source, rows = writer.by_query(train, known, found.train_items, settings.certainty)
     return Part(source, rows)
 
 
 def _confidence(settings: FineTuningSettings) -> Any:
     return settings.confidence_calculator
-
-
-def _known(inputs: Inputs, catalogue: Mapping[str, str]) -> Inputs:
-    """Without items that the catalogue lacks."""
-    known = np.array([name in catalogue for name in inputs.sessions.item_names] or [True])
-    return replace(inputs, kept=inputs.kept & known[inputs.sessions.item_codes])
 
 
 def _scored(inputs: Inputs, settings: FineTuningSettings, before: Sides | None) -> Inputs:

@@ -8,7 +8,7 @@ what all arithmetic works with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,10 @@ class Sessions:
     def item_names(self) -> list[str]:
         """The different items."""
         return self._items[1]
+
+    def items_of(self, catalogue: Container[str]) -> Bools:
+        """Which of the different items a catalogue has; one False where there are none at all."""
+        return np.array([name in catalogue for name in self.item_names] or [False])
 
     @cached_property
     def _items(self) -> tuple[Ints, list[str]]:

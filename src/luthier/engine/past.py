@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors.torch import load_file
-
 from luthier.engine.control import Listener
 from luthier.engine.read import Place
 from luthier.engine.resolved import RESOLVED, Resolved
-from luthier.engine.state import unflatten
+from luthier.engine.state import aligned, unflatten
 from luthier.spec import JobSpec
 from luthier.store.bundle import Bundle, open_bundle
 
@@ -58,7 +56,7 @@ def read_past(bundle: Path) -> Past:
     if not (folder / "update.json").exists():
         return Past()
     saved = json.loads((folder / "update.json").read_text())
-    tensors = load_file(folder / "update.safetensors")
+    tensors = aligned(folder / "update.safetensors")
     parts = unflatten(saved.pop("parts"), tensors)
     return Past(**saved, memory=parts["memory"], state=parts["state"],
                 merge=parts.get("merge", {}))  # fmt: skip

@@ -3,7 +3,9 @@
 Matrix products in fp32 have two libraries on CPUs (``luthier.models.matmul``). bf16 by autocast
 gains where the hardware knows bf16, and loses much where it is emulated.
 
-What is measured is kept in ``machine.json`` beside the data sets; what is decided is kept with
+What is measured is kept in ``machine.json`` beside the data sets, or in the file that
+``LUTHIER_MACHINE`` names, which homes of one machine can share: with other figures they may choose
+otherwise, and then the last bits of what they compute differ. What is decided is kept with
 the run (``Resolved``), for a resumed run must not decide anew.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -47,6 +50,8 @@ _WORTH_COMPARING, _COMPARED = 1000, 32
 
 #: Name of the file in the cache, and what its figures mean: raised when they mean another thing.
 FILE = "machine.json"
+#: The variable that names another file.
+SHARED = "LUTHIER_MACHINE"
 _FORMAT = 2
 
 
@@ -196,17 +201,22 @@ def _cpu() -> str:
 
 def _once(cache: Path, name: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """What the file has of this machine under that name; measured and written otherwise. Of
-    processes that do so at once one may lose its entry, and measures again next time."""
-    file, machine = cache / FILE, _machine()
+    processes that do so at once the first decides."""
+    file, machine = _file(cache), _machine()
     found = _read(file).get(machine, {}).get(name)
     if found is None:
         found = measure()
         known = _read(file)
-        known.setdefault(machine, {})[name] = found
-        cache.mkdir(parents=True, exist_ok=True)
+        found = known.setdefault(machine, {}).setdefault(name, found)
+        file.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"format": _FORMAT, "machines": known}, indent=1, sort_keys=True)
         atomic.write_bytes(file, content.encode())
     return found
+
+
+def _file(cache: Path) -> Path:
+    shared = os.environ.get(SHARED)
+    return Path(shared).expanduser() if shared else cache / FILE
 
 
 def _read(file: Path) -> dict[str, dict[str, dict[str, float]]]:

@@ -81,6 +81,12 @@ def unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
     return {key: unflatten(value, tensors) for key, value in tree["__dict__"]}
 
 
+def aligned(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, each where torch would have put it: in the file they begin anywhere,
+    and sums of products round otherwise there (LBFGS went on in other last bits on an AMD)."""
+    return {name: tensor.clone() for name, tensor in load_file(file).items()}
+
+
 def random_states() -> dict[str, Any]:
     """The state of every random generator that a step may draw from."""
     version, numbers, gauss = random.getstate()
@@ -129,7 +135,7 @@ def write_state(folder: Path, position: Position, history: History, parts: dict[
 
 def read_state(folder: Path) -> tuple[Position, History, dict[str, Any], dict[str, Any]]:
     """Position, history, parts, and random states (restore those last, just before a step)."""
-    tensors = load_file(folder / "state.safetensors")
+    tensors = aligned(folder / "state.safetensors")
     saved = json.loads((folder / "state.json").read_text())
     history = History(**json.loads((folder / "history.json").read_text()))
     parts = {name: unflatten(tree, tensors) for name, tree in saved["parts"].items()}
