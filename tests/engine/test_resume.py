@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from luthier.engine.control import Cancelled, Interrupted, ignore, keep_going
