@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from luthier.engine.control import Cancelled, Interrupted, ignore, keep_going
 from luthier.engine.run import run
+from luthier.engine.state import aligned
 from luthier.registry import cards
 
 OPTIMIZERS = [c.name for c in cards("optimizer")]
@@ -165,10 +166,6 @@ def test_a_checkpoint_holds_no_pickle(make_spec, new_place) -> None:
 
 def test_what_is_restored_lies_where_torch_would_have_put_it(tmp_path) -> None:
     """A sum of products in a library rounds otherwise where its numbers begin elsewhere."""
-    from safetensors.torch import load_file, save_file
-
-    from luthier.engine.state import aligned
-
     file = tmp_path / "some.safetensors"
     save_file({f"t{n}": torch.arange(7.0 + 3 * n) for n in range(8)}, file)
     assert any(tensor.data_ptr() % 64 for tensor in load_file(file).values())

@@ -77,7 +77,7 @@ def _quickest() -> str:
 
 
 def measure_matmul() -> Matmul:
-    """Measure both libraries now, which takes some tens of milliseconds."""
+    """Measure both libraries now, which takes up to a second of processor time."""
     with torch.no_grad():
         tokens, weight, _ = operands()
         found = {word: _products(word, tokens, weight) for word in _WORDS}
