@@ -20,7 +20,7 @@ def _one_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     next measurement may say otherwise, and what is compared would differ in its last bits."""
     with pytest.MonkeyPatch.context() as patch:
         file = tmp_path_factory.mktemp("figures") / "machine.json"
-        patch.setenv("LUTHIER_MACHINE", str(file))
+        patch.setenv("LUTHIER_FIGURES", str(file))
         yield
 
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import luthier
+from luthier import environment
 from luthier.corpus.encoding import open_place, write_corpus
 from luthier.corpus.items import Items
 from luthier.corpus.place import Plan
 from luthier.errors import Conflict, DataError, NotFound, SpecError, StoreError
 from luthier.runs.connection import Home, using
-from luthier.store import failpoint
 from luthier.store.bundle import write_bundle
 from luthier.testing.forkserver import ForkServer
 
@@ -200,14 +200,14 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, where):
     encoded(tmp_path / "items.jsonl", where, Counting())
     trace = tmp_path / "trace"
     code, error = run_killed(tmp_path, where + "x" if "://" not in where else where,
-                             **{failpoint.TRACE: str(trace)})  # fmt: skip
+                             **{environment.FAILPOINT_TRACE: str(trace)})  # fmt: skip
     assert code == 0, error
     points = list(dict.fromkeys(trace.read_text().split()))
     assert "corpus.shard" in points
     if "://" in where:  # begin anew: versions are told apart by what they are of
         encoded(tmp_path / "items.jsonl", where, Counting(), prune=True)
     for point in [*points, "corpus.shard@2"]:
-        code, error = run_killed(tmp_path, where, **{failpoint.VARIABLE: f"{point}=kill"})
+        code, error = run_killed(tmp_path, where, **{environment.FAILPOINT: f"{point}=kill"})
         assert code in (0, -signal.SIGKILL), error
         assert read(where) in (expected(10), expected(10, 100.0, 5, "m2"))
     code, error = run_killed(tmp_path, where)

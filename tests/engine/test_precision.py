@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from luthier import environment
 from luthier.engine import precision
 from luthier.engine.precision import (
-    FILE,
     Autocast,
     better_precision,
     encoding_in,
     encoding_precision,
-    matmul_figures,
     measure_autocast,
 )
 from luthier.engine.resolved import RESOLVED
@@ -24,7 +23,14 @@ from luthier.engine.run import run
 from luthier.errors import SpecError
 from luthier.inference import build_model
 from luthier.models import matmul
-from luthier.models.matmul import Matmul, better_matmul, matmul_precision, measure_matmul
+from luthier.models.figures import FILE
+from luthier.models.matmul import (
+    Matmul,
+    better_matmul,
+    matmul_figures,
+    matmul_precision,
+    measure_matmul,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_figures")
 
@@ -32,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "own_figures")
 @pytest.fixture
 def own_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each home measures for itself, as it does where nobody says otherwise."""
-    monkeypatch.delenv(precision.SHARED)
+    monkeypatch.delenv(environment.FIGURES)
 
 
 # --- decisions, from figures of machines of both kinds -----------------------------------
@@ -139,7 +145,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Measurements that are asked for; each gives figures of a machine where oneDNN is faster."""
     asked: list[str] = []
 
-    def matmul() -> Matmul:
+    def products() -> Matmul:
         asked.append("matmul")
         return FIGURES
 
@@ -147,7 +153,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(f"autocast after {word}")
         return Autocast(0.1, 0.05)
 
-    monkeypatch.setattr(precision, "measure_matmul", matmul)
+    monkeypatch.setattr(matmul, "measure_matmul", products)
     monkeypatch.setattr(precision, "measure_autocast", autocast)
     return asked
 
@@ -160,7 +166,7 @@ def test_a_machine_is_measured_once(tmp_path: Path, counted: list[str]) -> None:
 def test_homes_can_share_what_was_measured(
     tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(precision.SHARED, str(tmp_path / "shared" / "figures.json"))
+    monkeypatch.setenv(environment.FIGURES, str(tmp_path / "shared" / "figures.json"))
     assert matmul_figures(tmp_path / "one") == matmul_figures(tmp_path / "two") == FIGURES
     assert counted == ["matmul"]
     assert [p.name for p in tmp_path.iterdir()] == ["shared"]
@@ -170,11 +176,11 @@ def test_of_processes_that_measure_at_once_the_first_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measured_late() -> Matmul:
-        monkeypatch.setattr(precision, "measure_matmul", lambda: FIGURES)
+        monkeypatch.setattr(matmul, "measure_matmul", lambda: FIGURES)
         assert matmul_figures(tmp_path) == FIGURES  # another process, meanwhile
         return Matmul(1.0, 2.0, 5e-7, 5e-7)
 
-    monkeypatch.setattr(precision, "measure_matmul", measured_late)
+    monkeypatch.setattr(matmul, "measure_matmul", measured_late)
     assert matmul_figures(tmp_path) == FIGURES
 
 
@@ -262,7 +268,7 @@ def test_a_resumed_run_does_not_decide_anew(
     assert (decided["matmul"], decided["precision"]) == ("medium", "bf16")
     # The machine has changed meanwhile: it would now decide otherwise.
     (place.cache / FILE).unlink()
-    monkeypatch.setattr(precision, "measure_matmul", lambda: Matmul(0.02, 0.04, 9e-7, 5e-7))
+    monkeypatch.setattr(matmul, "measure_matmul", lambda: Matmul(0.02, 0.04, 9e-7, 5e-7))
     monkeypatch.setattr(precision, "measure_autocast", lambda _: Autocast(0.1, 0.3))
     reports: list[dict[str, Any]] = []
     run(spec, place, lambda kind, data: reports.append(data) if kind == "preflight" else None)
@@ -353,12 +359,12 @@ def test_only_many_texts_are_encoded_by_the_better_library(monkeypatch, tiny_mod
 
     monkeypatch.setattr(encoder.model, "encode", encode)
     monkeypatch.setattr(matmul, "measure_matmul", measured)
-    matmul._quickest.cache_clear()
+    matmul._of_this_process.cache_clear()
     try:
         for count in (3, 2000, 2000, 3):
             assert len(encoder.encode(["a boat"] * count)) == count
     finally:
-        matmul._quickest.cache_clear()
+        matmul._of_this_process.cache_clear()
     assert words == ["highest", "medium", "medium", "highest"]
     assert len(asked) == 1
     with matmul.quickest_products(torch.device("cuda"), 10**6):

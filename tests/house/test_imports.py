@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "luthier"
 #: Room → the rooms that it may import, besides itself, when a module of it is loaded or used.
 #: Modules at the root of the package count as rooms. ``engine.cards``, ``engine.control`` and
 #: ``engine.decisions`` are tables and names without torch, which others may read.
-FOUNDATION = {"errors", "spec", "registry", "luthier", "lazy"}
+FOUNDATION = {"errors", "environment", "spec", "registry", "luthier", "lazy"}
 PARTS = FOUNDATION | {
     "store",
     "data",

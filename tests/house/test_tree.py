@@ -68,3 +68,22 @@ def test_constraints_pin_every_requirement():
     names = [re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", w)[0]).lower() for w in wanted]
     assert [n for n in names if n not in pinned and n != "luthier"] == []
     assert "+" not in text, "a local version cannot be installed elsewhere"
+
+
+def test_a_variable_of_the_environment_has_one_name_and_one_meaning():
+    """All are in one module, no two alike, and the page on the command line tells of each."""
+    from luthier import environment
+
+    names = [value for key, value in vars(environment).items() if key.isupper()]
+    assert len(set(names)) == len(names) > 10
+    assert all(name.startswith("LUTHIER_") for name in names)
+    page = (ROOT / "docs" / "cli.md").read_text()
+    told = re.search(r"\| variable \| means \|\n(?:\|.*\n)+", page)[0]
+    assert sorted(re.findall(r"`(LUTHIER_\w+)`", told)) == sorted(names)
+    spelt = re.compile(r"""["']LUTHIER_\w+["']""")
+    found = {
+        str(file.relative_to(ROOT)): spelt.findall(file.read_text())
+        for file in (ROOT / "src").rglob("*.py")
+        if file.name != "environment.py"
+    }
+    assert {name: words for name, words in found.items() if words} == {}

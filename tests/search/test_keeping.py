@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from luthier import environment
 from luthier.cli.main import run as luthier
 from luthier.errors import Conflict, LeaseLost, LuthierError, NotFound
 from luthier.inference import get_model
@@ -122,7 +123,7 @@ def test_a_leader_that_is_killed_while_it_gives_up_loses_no_model_that_is_kept(
 ) -> None:
     """Its successor goes on where it was, and takes no trial for worse than it is."""
     marker = tmp_path / "killed"
-    env = {failpoint.VARIABLE: f"{point}@2=kill", failpoint.ONCE: str(marker)}
+    env = {environment.FAILPOINT: f"{point}@2=kill", environment.FAILPOINT_ONCE: str(marker)}
     run = home.submit(toy_search(constraints=["bytes >= 500"]))
     assert start("--once", env=env).wait(90) == 0
     assert marker.exists()
@@ -267,7 +268,7 @@ def test_a_full_disk_costs_no_model_and_is_tried_again(
 ) -> None:
     keeping, summary = led
     monkeypatch.setattr(failpoint, "_passed", {})
-    monkeypatch.setenv(failpoint.VARIABLE, "folder.filled=enospc")
+    monkeypatch.setenv(environment.FAILPOINT, "folder.filled=enospc")
     (problem,) = keeping.tidy(summary)
     assert "is kept for now" in problem
     assert len(remaining(home)) == 2

@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from luthier import environment
 from luthier.errors import LuthierError
-from luthier.store import failpoint
 from luthier.store.bundle import Bundle, open_bundle, write_bundle
 from luthier.store.states import commit_state, head, read_state
 
@@ -56,7 +56,7 @@ def run(*words: object, **environment: str) -> tuple[int, str]:
 def points(*words: object, trace: Path) -> list[str]:
     """``name@passage`` of all failpoints that such a process passes."""
     trace.touch()
-    code, said = run(*words, **{failpoint.TRACE: str(trace)})
+    code, said = run(*words, **{environment.FAILPOINT_TRACE: str(trace)})
     assert code == 0, said
     names = trace.read_text().split()
     return [f"{name}@{names[: i + 1].count(name)}" for i, name in enumerate(names)]

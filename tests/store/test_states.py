@@ -16,6 +16,7 @@ import pytest
 import state_writers
 from state_writers import make
 
+from luthier import environment
 from luthier.errors import (
     CorruptBundle,
     DiskFull,
@@ -25,7 +26,6 @@ from luthier.errors import (
     StoreError,
     UnsafeLocation,
 )
-from luthier.store import failpoint
 from luthier.store.atomic import new_folder
 from luthier.store.bundle import MANIFEST, Bundle, open_bundle
 from luthier.store.states import commit_state, head, prune, read_state
@@ -356,7 +356,7 @@ def test_a_writer_that_ends_at_any_point_leaves_the_generation_before(
             continue
         url = prepared(f"at {point}")
         code, said = state_writers.run(
-            "commit", url, made[1].path, 1, **{failpoint.VARIABLE: f"{point}={end}"}
+            "commit", url, made[1].path, 1, **{environment.FAILPOINT: f"{point}={end}"}
         )
         if end == "kill":
             assert code == -signal.SIGKILL, point
@@ -466,7 +466,7 @@ def test_pruning_removes_what_killed_writers_left_and_nothing_younger(
     committed(url, made, 1)
     for point in ("folder.filled", "new.synced"):
         code, _ = state_writers.run(
-            "commit", url, made[1].path, 1, **{failpoint.VARIABLE: f"{point}=kill"}
+            "commit", url, made[1].path, 1, **{environment.FAILPOINT: f"{point}=kill"}
         )
         assert code == -signal.SIGKILL
     left = [*Path(url).rglob(".*"), Path(url, "bundles", made[1].id)]

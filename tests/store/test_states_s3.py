@@ -15,6 +15,7 @@ import pytest
 import state_writers
 from state_writers import make
 
+from luthier import environment
 from luthier.errors import (
     CorruptBundle,
     DiskFull,
@@ -23,7 +24,6 @@ from luthier.errors import (
     StoreError,
     UnsafeLocation,
 )
-from luthier.store import failpoint
 from luthier.store.bundle import MANIFEST, Bundle
 from luthier.store.states import commit_state, head, prune, read_state
 from luthier.testing import s3
@@ -384,7 +384,7 @@ def test_a_killed_writer_leaves_the_generation_before(
 ) -> None:
     committed(url, made, 1)
     code, _ = state_writers.run(
-        "commit", url, made[1].path, 1, **{failpoint.VARIABLE: f"{passage}=kill"}
+        "commit", url, made[1].path, 1, **{environment.FAILPOINT: f"{passage}=kill"}
     )
     assert code == -signal.SIGKILL
     state = read_state(url, tmp_path / "cache")
@@ -399,7 +399,7 @@ def test_a_writer_that_is_killed_after_its_commit_may_commit_again(
     url: str, made: list[Bundle], tmp_path: Path
 ) -> None:
     words = ("commit", url, made[0].path, 0)
-    assert state_writers.run(*words, **{failpoint.VARIABLE: "state.committed=kill"})[0] == -9
+    assert state_writers.run(*words, **{environment.FAILPOINT: "state.committed=kill"})[0] == -9
     assert state_writers.run(*words) == (0, "1")
 
 
@@ -416,7 +416,9 @@ def test_a_fetch_that_ends_halfway_leaves_no_half(
 ) -> None:
     committed(url, made, 1)
     cache = tmp_path / "cache"
-    code, said = state_writers.run("read", url, cache, **{failpoint.VARIABLE: f"{passage}={end}"})
+    code, said = state_writers.run(
+        "read", url, cache, **{environment.FAILPOINT: f"{passage}={end}"}
+    )
     assert (code, said.split()[:1]) == ((-9, []) if end == "kill" else (9, ["disk_full"]))
     assert [p for p in (cache / "states").iterdir() if not p.name.startswith(".")] == []
     assert read_state(url, cache).bundle.id == made[0].id

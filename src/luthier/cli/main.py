@@ -14,7 +14,8 @@ from importlib import import_module
 
 import typer
 
-from luthier.cli.output import DEBUG_VARIABLE, print_problem
+from luthier import environment
+from luthier.cli.output import print_problem
 from luthier.errors import LuthierError
 
 #: verb → (module of luthier.cli, what it does). A module holds ``app``, a Typer.
@@ -121,7 +122,7 @@ def _not_called() -> None:
 
 
 def _report(error: LuthierError, words: list[str]) -> int:
-    if os.environ.get(DEBUG_VARIABLE):
+    if os.environ.get(environment.DEBUG):
         traceback.print_exc()
     print_problem(error.problem(), str(error), "--json" in words)
     return error.exit_code
@@ -157,11 +158,11 @@ def _usage_error(error: Exception, words: list[str]) -> int:
 
 def _fault(error: Exception, words: list[str]) -> int:
     """An error that luthier did not foresee: said as such, in one line, with a way to see more."""
-    if os.environ.get(DEBUG_VARIABLE):
+    if os.environ.get(environment.DEBUG):
         traceback.print_exc()
     last = traceback.extract_tb(error.__traceback__)[-1]
     message = f"{type(error).__name__}: {error}"
-    hint = f"a fault in luthier, please report it; {DEBUG_VARIABLE}=1 shows the traceback"
+    hint = f"a fault in luthier, please report it; {environment.DEBUG}=1 shows the traceback"
     problem = {
         "type": "urn:luthier:fault",
         "title": message,

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-DEBUG_VARIABLE = "LUTHIER_DEBUG"
+from luthier.environment import HOME
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 Home = Annotated[
@@ -25,7 +25,7 @@ Home = Annotated[
     typer.Option(
         "--home",
         metavar="FOLDER|URL",
-        envvar="LUTHIER_HOME",
+        envvar=HOME,
         help="Where runs and artifacts live; ~/.luthier when not given.",
     ),
 ]

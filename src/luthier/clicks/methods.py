@@ -22,10 +22,10 @@ from typing import Any, ClassVar
 from luthier.clicks.builder import FineTuningBuilder
 from luthier.clicks.converters import SessionWithEvents
 from luthier.clicks.sessions import Sessions
+from luthier.environment import PLUGINS
 from luthier.errors import Conflict, DataError, NotFound, nearest
 
 GROUP = "luthier.clicks.methods"
-FOLDERS = "LUTHIER_PLUGINS"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def find_method(name: str, *folders: str | Path) -> FineTuningMethod:
     if name not in known:
         hint = nearest(name, known) or (
             f"known: {', '.join(known)}" if known
-            else f"entry points of the group {GROUP}, or a folder in ${FOLDERS}"
+            else f"entry points of the group {GROUP}, or a folder in ${PLUGINS}"
         )  # fmt: skip
         raise NotFound(f"no method of fine-tuning is called '{name}'", hint=hint)
     return known[name]()
@@ -101,7 +101,7 @@ def _of_entry_points() -> Iterable[tuple[type[FineTuningMethod], str]]:
 
 
 def _of_folders(folders: Iterable[str | Path]) -> Iterable[tuple[type[FineTuningMethod], str]]:
-    named = [part for part in os.environ.get(FOLDERS, "").split(os.pathsep) if part]
+    named = [part for part in os.environ.get(PLUGINS, "").split(os.pathsep) if part]
     for folder in dict.fromkeys(Path(f).expanduser().absolute() for f in [*folders, *named]):
         if not folder.is_dir():
             raise DataError("there is no such folder of plugins", file=str(folder))

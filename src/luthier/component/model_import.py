@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from luthier.component.folders import check_apart, output, plain_files, write_js
 from luthier.doors.component_table import TASKS
 from luthier.engine.control import Listener
 from luthier.errors import LuthierError, ModelError, Problem, SpecError, UnsafeLocation
+from luthier.models import trust
 from luthier.models.catalog import is_path, resolve
 from luthier.registry import find
 from luthier.store.bundle import sha256_of
@@ -124,7 +124,7 @@ def _downloaded(hub_id: str) -> Path:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=list(patterns)))
 
     try:
-        folder = fetch((*_PARTS, *(_CODE if _trusted() else ())))
+        folder = fetch((*_PARTS, *(_CODE if trust.trusted() else ())))
         return folder if any(folder.glob("*.safetensors")) else fetch((*_PARTS, *_PICKLED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first = str(error).strip().split("\n", 1)[0].split(". ", 1)[0]
@@ -167,7 +167,7 @@ def _copied(source: Path, place: Path) -> list[str]:
     if "config.json" not in files:
         raise _no_model(source, files)
     wanted = [n for n in files if _is_any(n, _PARTS) and not _is_any(n, _NOT_PARTS)]
-    wanted += [n for n in files if _is_any(n, _CODE) and _trusted()]
+    wanted += [n for n in files if _is_any(n, _CODE) and trust.trusted()]
     _check_index(source, files)
     for name in wanted:
         shutil.copyfile(files[name], place / name)
@@ -230,12 +230,14 @@ def _checked(folder: Path, task: str, where: str) -> dict[str, Any]:
 
     kind = find("task", task).load()
     with _as_model_error(where):
-        config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=_trusted())
+        config = transformers.AutoConfig.from_pretrained(
+            str(folder), trust_remote_code=trust.trusted()
+        )
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, "pt") as opened:
                 opened.keys()
         reader = transformers.AutoImageProcessor if kind.of_images else transformers.AutoTokenizer
-        reader.from_pretrained(str(folder), trust_remote_code=_trusted())
+        reader.from_pretrained(str(folder), trust_remote_code=trust.trusted())
     fitting = getattr(transformers, kind.auto_class)._model_mapping
     remote = kind.auto_class in (getattr(config, "auto_map", None) or {})
     if type(config) not in fitting and not remote:
@@ -271,7 +273,7 @@ class _as_model_error:
         first = str(error).strip().split("\n", 1)[0] or type(error).__name__
         hint = None
         if "trust_remote_code" in str(error):
-            hint = "set LUTHIER_TRUST_REMOTE_CODE=1 after you have read its code"
+            hint = trust.HINT
         raise ModelError(
             f"cannot be loaded ({first:.300})", where=self._where, hint=hint
         ) from error
@@ -279,7 +281,3 @@ class _as_model_error:
 
 def _is_any(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-
-
-def _trusted() -> bool:
-    return os.environ.get("LUTHIER_TRUST_REMOTE_CODE") == "1"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.demo.data import train_and_eval
+from luthier.environment import HOME
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +96,7 @@ def _told(report: Report) -> list[Any]:
 
 def _next(found: Run, home: Home) -> list[tuple[str, str]]:
     """Commands to be pasted, each with its meaning."""
-    usual = str(Path(os.environ.get("LUTHIER_HOME") or "~/.luthier").expanduser().absolute())
+    usual = str(Path(os.environ.get(HOME) or "~/.luthier").expanduser().absolute())
     at = "" if home.place == usual else f" --home {shlex.quote(home.place)}"
     train, test = (shlex.quote(str(home.path / "demo" / f"{n}.csv")) for n in ("train", "eval"))
     again = (

@@ -3,21 +3,15 @@
 Matrix products in fp32 have two libraries on CPUs (``luthier.models.matmul``). bf16 by autocast
 gains where the hardware knows bf16, and loses much where it is emulated.
 
-What is measured is kept in ``machine.json`` beside the data sets, or in the file that
-``LUTHIER_MACHINE`` names, which homes of one machine can share: with other figures they may choose
-otherwise, and then the last bits of what they compute differ. What is decided is kept with
+What is measured is kept beside the data sets (``luthier.models.figures``), what is decided with
 the run (``Resolved``), for a resumed run must not decide anew.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,16 +23,15 @@ from luthier.engine.control import Listener
 from luthier.engine.device import pick
 from luthier.engine.read import Place
 from luthier.engine.resolved import RESOLVED, Resolved
+from luthier.models.figures import measured_once
 from luthier.models.matmul import (
-    Matmul,
     better_matmul,
     least_seconds,
+    matmul_figures,
     matmul_precision,
-    measure_matmul,
     operands,
 )
 from luthier.spec.job import TrainingSpec
-from luthier.store import atomic
 
 #: What bf16 must gain to be taken: less is within what such short probes are wrong by.
 BF16_GAIN = 1.3
@@ -47,12 +40,6 @@ BF16_GAIN = 1.3
 LEAST_COSINE = 0.9999
 #: Texts from which on that is considered, and how many of them are compared.
 _WORTH_COMPARING, _COMPARED = 1000, 32
-
-#: Name of the file in the cache, and what its figures mean: raised when they mean another thing.
-FILE = "machine.json"
-#: The variable that names another file.
-SHARED = "LUTHIER_MACHINE"
-_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -69,15 +56,10 @@ def better_precision(found: Autocast) -> str:
     return "bf16" if found.fp32_s >= BF16_GAIN * found.bf16_s else "fp32"
 
 
-def matmul_figures(cache: Path) -> Matmul:
-    """Those of this CPU, torch and number of threads; measured where the cache has none."""
-    return Matmul(**_once(cache, "matmul", lambda: asdict(measure_matmul())))
-
-
 def autocast_figures(cache: Path) -> Autocast:
-    """Likewise."""
+    """Those of this machine; measured where the cache has none."""
     word = better_matmul(matmul_figures(cache))
-    return Autocast(**_once(cache, "autocast", lambda: asdict(measure_autocast(word))))
+    return measured_once(Autocast, cache, lambda: measure_autocast(word))
 
 
 def measure_autocast(word: str) -> Autocast:
@@ -181,62 +163,3 @@ def fast_precision(device: str, cache: Path) -> str:
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return better_precision(autocast_figures(cache)) if device == "cpu" else "fp32"
-
-
-def _machine() -> str:
-    return f"{_cpu()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    # Machines of one name differ in what a hypervisor lets through.
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return " ".join([names[0] if names else platform.machine(), *known])
-
-
-def _once(cache: Path, name: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What the file has of this machine under that name; measured and written otherwise. Of
-    processes that do so at once the first decides."""
-    file, machine = _file(cache), _machine()
-    found = _read(file).get(machine, {}).get(name)
-    if found is None:
-        found = measure()
-        known = _read(file)
-        found = known.setdefault(machine, {}).setdefault(name, found)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content = json.dumps({"format": _FORMAT, "machines": known}, indent=1, sort_keys=True)
-        atomic.write_bytes(file, content.encode())
-    return found
-
-
-def _file(cache: Path) -> Path:
-    shared = os.environ.get(SHARED)
-    return Path(shared).expanduser() if shared else cache / FILE
-
-
-def _read(file: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """The file's entries by machine and name; none where it is missing, damaged or foreign."""
-    try:
-        content = json.loads(file.read_text())
-        found: dict[str, dict[str, dict[str, float]]] = content["machines"]
-        return found if content["format"] == _FORMAT and _well_formed(found) else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def _well_formed(machines: dict[str, dict[str, dict[str, float]]]) -> bool:
-    fields = {"matmul": _names(Matmul), "autocast": _names(Autocast)}
-    return all(
-        set(entry) == fields[name] and all(isinstance(value, float) for value in entry.values())
-        for names in machines.values()
-        for name, entry in names.items()
-    )
-
-
-def _names(kind: type[Matmul | Autocast]) -> set[str]:
-    return {field.name for field in dataclasses.fields(kind)}

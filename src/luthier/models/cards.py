@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from luthier.environment import TRUST_REMOTE_CODE
 from luthier.registry import Card, Option
 
 TEXT = "text-to-text"
@@ -20,7 +21,7 @@ TEXT_OPTIONS = (
 REFUSED = {
     "dtype": "weights stay float32; training.precision chooses the arithmetic",
     "torch_dtype": "weights stay float32; training.precision chooses the arithmetic",
-    "trust_remote_code": "set the environment variable LUTHIER_TRUST_REMOTE_CODE=1 on the worker",
+    "trust_remote_code": f"set the environment variable {TRUST_REMOTE_CODE}=1 on the worker",
     "num_fixed_layers": "it is a field of its own: model.num_fixed_layers",
     "device_map": "training.device chooses the device",
 }

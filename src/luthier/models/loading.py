@@ -8,7 +8,6 @@ variable LUTHIER_TRUST_REMOTE_CODE is 1.
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import nn
 
 from luthier.errors import LuthierError, ModelError, SpecError
+from luthier.models import trust
 from luthier.models.catalog import Located, problems, resolve
 from luthier.models.folder import ModelFolder, dropout_fields, is_router, read_folder
 from luthier.models.freezing import fix_layers
@@ -43,8 +43,6 @@ _POOLING_MODES = {
     "weighted_mean": "weightedmean",
     "mean_sqrt_len": "mean_sqrt_len_tokens",
 }
-
-_TRUST = "set LUTHIER_TRUST_REMOTE_CODE=1 after you have read that code"
 
 #: What transformers and sentence-transformers raise for files that are not as they should be.
 _BROKEN = (
@@ -135,13 +133,13 @@ def _open(
     located: Located, options: Mapping[str, Any], device: str, *, check: bool = True
 ) -> SentenceTransformer:
     folder = read_folder(located.path) if located.path is not None else None
-    trusted = os.environ.get("LUTHIER_TRUST_REMOTE_CODE") == "1"
+    trusted = trust.trusted()
     foreign = _foreign_code(folder) if folder is not None else ()
     if folder is not None and foreign and not trusted:
         raise ModelError(
             f"wants to run code of its own: {', '.join(foreign)}",
             where=str(folder.path),
-            hint=_TRUST,
+            hint=trust.HINT,
         )
     where = str(located.path or located.hub_id)
     model_options: dict[str, Any] = {"dtype": torch.float32}
@@ -335,7 +333,9 @@ def _failing_as_model_error(where: str, located: Located) -> Iterator[None]:
     except (*_BROKEN, SafetensorError) as error:
         first = str(error).strip().split("\n", 1)[0] or type(error).__name__
         if "trust_remote_code" in str(error):
-            raise ModelError("wants to run code of its own", where=where, hint=_TRUST) from error
+            raise ModelError(
+                "wants to run code of its own", where=where, hint=trust.HINT
+            ) from error
         if located.path is not None:
             raise ModelError(f"cannot be loaded ({first})", where=where) from error
         raise ModelError(

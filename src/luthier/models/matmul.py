@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from luthier.models.figures import measured_once
 
 #: oneDNN may have this many times the error of MKL, and never more than ``MOST_ERROR``: both
 #: round in another order than float64 does, by 4e-7 to 9e-7 of the largest sum, and which of them
@@ -63,17 +66,23 @@ def better_matmul(found: Matmul) -> str:
 @contextmanager
 def quickest_products(device: torch.device, texts: int) -> Iterator[None]:
     """Multiply by the better library while so many texts are encoded; as it is for few of them,
-    and on other devices, where "medium" means fewer digits. Measured once a process."""
+    and on other devices, where "medium" means fewer digits. Measured once a process, if no file
+    of figures is shared."""
     if device.type != "cpu" or texts < _WORTH_MEASURING:
         yield
         return
-    with matmul_precision(_quickest()):
+    with matmul_precision(better_matmul(matmul_figures(None))):
         yield
 
 
+def matmul_figures(cache: Path | None) -> Matmul:
+    """Those of this machine; measured where the cache has none, once a process without one."""
+    return measured_once(Matmul, cache, measure_matmul if cache else _of_this_process)
+
+
 @functools.cache
-def _quickest() -> str:
-    return better_matmul(measure_matmul())
+def _of_this_process() -> Matmul:
+    return measure_matmul()
 
 
 def measure_matmul() -> Matmul:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from luthier.environment import HOME, STORE, WORKER
 from luthier.errors import IllegalTransition, NotFound, StoreError
 from luthier.runs.aliases import PREFIX, Aliases
 from luthier.runs.client import Experiment, Run
@@ -15,10 +16,6 @@ from luthier.runs.ledger import Ledger
 from luthier.runs.records import RunRecord
 from luthier.spec import JobSpec
 from luthier.store.blobs import Store
-
-HOME = "LUTHIER_HOME"
-#: ``none``: submitting starts no worker; somebody runs ``luthier worker``.
-WORKER = "LUTHIER_WORKER"
 
 
 class Home:
@@ -34,7 +31,7 @@ class Home:
     def __init__(self, place: str | os.PathLike[str] | None = None, store: str | None = None):
         where = os.fspath(place) if place is not None else os.environ.get(HOME) or "~/.luthier"
         is_url = "://" in where
-        folder = (store or os.environ.get("LUTHIER_STORE") or "~/.luthier") if is_url else where
+        folder = (store or os.environ.get(STORE) or "~/.luthier") if is_url else where
         self.path = Path(folder).expanduser().absolute()
         self.url = where if is_url else f"sqlite:///{self.path / 'luthier.db'}"
         #: What another process connects to, to be at this very home.

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-#: Names this machine where its host name and pid namespace do not tell it from others.
-MACHINE = "LUTHIER_MACHINE"
+from luthier.environment import MACHINE
 
 
 @dataclass(frozen=True)

@@ -3,28 +3,27 @@
 ``LUTHIER_FAILPOINT`` holds ``name=action`` pairs, separated by commas; ``name@3=action`` acts
 at the third passage. Actions: ``kill`` (SIGKILL), ``stop`` (SIGSTOP, as a suspended laptop),
 ``enospc`` and ``eio`` (the OSError that a full or broken disk gives). ``*`` is any name.
-Nothing is imported, and one look at the environment is all it costs, when the variable is unset.
+``LUTHIER_FAILPOINT_TRACE`` names a file to which the names that are passed are written, one a line:
+how a test learns what to fail. ``LUTHIER_FAILPOINT_ONCE`` names one that is made when a point acts;
+while it is there none acts any more, in any process. When the variables are unset all that a point
+costs is a look at the environment.
 """
 
 from __future__ import annotations
 
 import os
 
-VARIABLE = "LUTHIER_FAILPOINT"
-#: Writes the names that are passed to this file, one a line: how a test learns what to fail.
-TRACE = "LUTHIER_FAILPOINT_TRACE"
-#: A file that is made when a point acts; while it is there none acts any more, in any process.
-ONCE = "LUTHIER_FAILPOINT_ONCE"
+from luthier.environment import FAILPOINT, FAILPOINT_ONCE, FAILPOINT_TRACE
 
 _passed: dict[str, int] = {}
 
 
 def point(name: str) -> None:
     """Do nothing, unless the environment names this point."""
-    if VARIABLE not in os.environ and TRACE not in os.environ:
+    if FAILPOINT not in os.environ and FAILPOINT_TRACE not in os.environ:
         return
     _trace(name)
-    for entry in filter(None, os.environ.get(VARIABLE, "").split(",")):
+    for entry in filter(None, os.environ.get(FAILPOINT, "").split(",")):
         where, _, action = entry.partition("=")
         wanted, _, passage = where.partition("@")
         if wanted not in (name, "*"):
@@ -35,7 +34,7 @@ def point(name: str) -> None:
 
 
 def _is_first() -> bool:
-    marker = os.environ.get(ONCE)
+    marker = os.environ.get(FAILPOINT_ONCE)
     if marker is None:
         return True
     try:
@@ -46,7 +45,7 @@ def _is_first() -> bool:
 
 
 def _trace(name: str) -> None:
-    trace = os.environ.get(TRACE)
+    trace = os.environ.get(FAILPOINT_TRACE)
     if trace:
         with open(trace, "a", encoding="utf-8") as file:
             file.write(f"{name}\n")
@@ -64,4 +63,4 @@ def _act(name: str, action: str) -> None:
         number = getattr(errno, action.upper())
         raise OSError(number, f"{os.strerror(number)} (failpoint {name})")
     else:
-        raise ValueError(f"{VARIABLE}: no action is called '{action}'")
+        raise ValueError(f"{FAILPOINT}: no action is called '{action}'")

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from luthier.environment import ALLOW_URL_SCHEMES
 from luthier.errors import DataError, UnsafeLocation
 from luthier.store.atomic import translated, write_bytes
 from luthier.store.object_store import SCHEMES
 
 #: Further fsspec schemes that the owner of this machine allows, separated by commas.
-MORE_SCHEMES = "LUTHIER_ALLOW_URL_SCHEMES"
 
 _CHUNK_BYTES = 1 << 20
 
@@ -48,14 +48,14 @@ def local_file(uri: str, cache: Path, blobs: Callable[[str], Path] | None = None
         return _existing(_file_path(uri))
     if scheme in ("http", "https"):
         return _download(uri, cache, _web)
-    more = [s.strip() for s in os.environ.get(MORE_SCHEMES, "").split(",")]
+    more = [s.strip() for s in os.environ.get(ALLOW_URL_SCHEMES, "").split(",")]
     if scheme in SCHEMES or (scheme and scheme in more):
         return _download(uri, cache, _object_store)
     raise UnsafeLocation(
         f"'{scheme}://' is not opened",
         where=uri[:200],
         hint="use a path, file://, https:// or s3://, or download it first "
-        f"({MORE_SCHEMES} names fsspec schemes that are allowed as well)",
+        f"({ALLOW_URL_SCHEMES} names fsspec schemes that are allowed as well)",
     )
 
 

@@ -17,9 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from luthier.environment import ALLOW_PRIVATE_URLS
 from luthier.errors import DataError, StoreError, UnsafeLocation
-
-ALLOW_PRIVATE = "LUTHIER_ALLOW_PRIVATE_URLS"
 
 _MAX_REDIRECTS = 5
 _TIMEOUT_S = 30.0
@@ -104,13 +103,13 @@ def _address(parts: SplitResult, uri: str) -> str:
     except (OSError, UnicodeError) as error:
         raise StoreError(f"the host cannot be found ({error})", where=uri) from error
     addresses = [str(entry[4][0]) for entry in found]
-    if os.environ.get(ALLOW_PRIVATE) != "1":
+    if os.environ.get(ALLOW_PRIVATE_URLS) != "1":
         for address in addresses:
             if not _public(address):
                 raise UnsafeLocation(
                     f"{host} is {address}, which is not a public address",
                     where=uri,
-                    hint=f"set {ALLOW_PRIVATE}=1 to allow addresses of your own network",
+                    hint=f"set {ALLOW_PRIVATE_URLS}=1 to allow addresses of your own network",
                 )
     return addresses[0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from luthier.errors import LuthierError, ModelError, Problem, SpecError, nearest
+from luthier.models import trust
 from luthier.models.catalog import resolve
 from luthier.models.folder import positions_of
 
@@ -41,7 +41,7 @@ def load_pretrained(
     revision = options.get("revision") or located.revision
     arguments: dict[str, Any] = {
         "revision": revision,
-        "trust_remote_code": os.environ.get("LUTHIER_TRUST_REMOTE_CODE") == "1",
+        "trust_remote_code": trust.trusted(),
     }
     with _as_model_error(where), _quietly():
         settings = transformers.AutoConfig.from_pretrained(where, **arguments)
@@ -177,7 +177,7 @@ def _as_model_error(where: str) -> Iterator[None]:
         text = str(error)
         hint = None
         if "trust_remote_code" in text:
-            hint = "set LUTHIER_TRUST_REMOTE_CODE=1 after you have read its code"
+            hint = trust.HINT
         elif "size mismatch" in text or "ignore_mismatched_sizes" in text:
             hint = "model options: ignore_mismatched_sizes=true gives it a new head of that size"
         first = text.strip().split("\n", 1)[0] or type(error).__name__

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from luthier.environment import WORKER
 from luthier.runs.client import Run
 from luthier.runs.connection import Home
 from luthier.runs.process import Process, kill
@@ -56,7 +57,7 @@ class BackendCase:
     @pytest.fixture
     def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
         """A home in which nothing but the backend starts workers."""
-        monkeypatch.setenv("LUTHIER_WORKER", "none")
+        monkeypatch.setenv(WORKER, "none")
         opened = Home(tmp_path / "home")
         yield opened
         for worker in opened.ledger.workers():

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from luthier.environment import WORKER
+
 
 class Forked:
     """A process that was forked by the server."""
@@ -58,7 +60,7 @@ class ForkServer:
         preload: Sequence[str] = ("luthier.testing.toy_engine", "torch._dynamo"),
         source: Path | None = None,
     ) -> None:
-        environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", "LUTHIER_WORKER": "none"}
+        environment = dict(os.environ) | {"OMP_NUM_THREADS": "1", WORKER: "none"}
         if source is not None:
             environment["PYTHONPATH"] = str(source)
         self._process = subprocess.Popen(

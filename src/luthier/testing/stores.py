@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from luthier import environment
 from luthier.errors import CorruptBundle, NotFound, StoreError
-from luthier.store import failpoint
 from luthier.store.bundle import MANIFEST, Bundle, open_bundle, write_bundle
 
 ABSENT = "0" * 64
@@ -220,12 +220,12 @@ class StoreCase:
         source = file if what == "file" else bundle.path
         trace = tmp_path / "trace"
         trace.touch()
-        first = self._put(tmp_path / "first", source, **{failpoint.TRACE: str(trace)})
+        first = self._put(tmp_path / "first", source, **{environment.FAILPOINT_TRACE: str(trace)})
         first.communicate(timeout=60)
         assert first.returncode == 0
         for point in dict.fromkeys(trace.read_text().split()):
             folder = tmp_path / f"store-{point}"
-            process = self._put(folder, source, **{failpoint.VARIABLE: f"{point}={end}"})
+            process = self._put(folder, source, **{environment.FAILPOINT: f"{point}={end}"})
             process.communicate(timeout=60)
             told = process.returncode == (-signal.SIGKILL if end == "kill" else 9)
             assert told or end == "enospc", point

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from luthier.runs.connection import WORKER, Home
+from luthier.environment import MACHINE, WORKER
+from luthier.runs.connection import Home
 from luthier.runs.process import Process
 from luthier.testing.forkserver import Forked, ForkServer
 
@@ -46,7 +47,7 @@ class Starter:
     ) -> Forked:
         """A worker with these words of ``luthier worker``, in an environment with ``env``. The
         name of the machine is told anew: the server of the forks is older than the test."""
-        told = {name: os.environ[name] for name in ("LUTHIER_MACHINE",) if name in os.environ}
+        told = {MACHINE: os.environ[MACHINE]} if MACHINE in os.environ else {}
         worker = self.forks.call(
             "luthier.worker.main:main",
             ["--home", self.home.place, "--engine", engine, "--lean", *words],

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from luthier.environment import FAILPOINT, WORKER
 from luthier.errors import Conflict, CorruptBundle, LeaseLost, LuthierError, StoreError
 
 ARTIFACT = "a" * 64
@@ -62,7 +63,7 @@ def whole_or_absent(folder: Path) -> list[str]:
         target = folder / point / "step-1"
         done = subprocess.run(
             [sys.executable, "-c", code, str(target)],
-            env=environment() | {"LUTHIER_FAILPOINT": f"{point}=kill"},
+            env=environment() | {FAILPOINT: f"{point}=kill"},
             check=False,
         )
         if done.returncode != -9 or target.exists():
@@ -300,4 +301,4 @@ def _claimed(folder: Path) -> tuple[Any, str]:
 
 def environment() -> dict[str, str]:
     """The environment of a process of the harness: one thread, and no worker by itself."""
-    return dict(os.environ) | {"OMP_NUM_THREADS": "1", "LUTHIER_WORKER": "none"}
+    return dict(os.environ) | {"OMP_NUM_THREADS": "1", WORKER: "none"}

@@ -9,11 +9,11 @@ import sqlite3
 import time
 from pathlib import Path
 
+from luthier import environment
 from luthier.runs.client import Run
 from luthier.runs.connection import Home
-from luthier.runs.process import MACHINE, Process
+from luthier.runs.process import Process
 from luthier.spec import JobSpec
-from luthier.store import failpoint
 from luthier.testing.durability.jobs import Jobs, faults, illegal_history
 from luthier.testing.durability.kills import home_beside, undisturbed
 from luthier.testing.durability.scoreboard import Score
@@ -32,7 +32,7 @@ def points_of(folder: Path, jobs: Jobs, spec: JobSpec, forks: ForkServer) -> dic
     home.ledger.submit(spec)
     trace = folder / "trace"
     words = (home.place, jobs.engine, "--once")
-    assert forks.call(WORK, *words, env={failpoint.TRACE: str(trace)}).wait(120) == 0
+    assert forks.call(WORK, *words, env={environment.FAILPOINT_TRACE: str(trace)}).wait(120) == 0
     passed = trace.read_text().split()
     return {name: passed.count(name) for name in dict.fromkeys(passed)}
 
@@ -61,7 +61,7 @@ def fail_at_points(
                 run = Run(home, home.ledger.submit(spec).id)
                 words = (home.place, jobs.engine, "--once")
                 once = folder / f"{trials}.acted"
-                env = {failpoint.VARIABLE: where, failpoint.ONCE: str(once)}
+                env = {environment.FAILPOINT: where, environment.FAILPOINT_ONCE: str(once)}
                 worker = forks.call(WORK, *words, env=env)
                 worker.wait(120)
                 if not once.exists():
@@ -98,7 +98,8 @@ def kill_each(
         run = Run(home, home.ledger.submit(spec).id)
         # The last points belong to the result: a kill there leaves nothing to be resumed.
         where = f"*@{drawn.randrange(passages // 4, 3 * passages // 4)}=kill"
-        env = {failpoint.VARIABLE: where, failpoint.ONCE: str(folder / f"{number}.acted")}
+        acted = str(folder / f"{number}.acted")
+        env = {environment.FAILPOINT: where, environment.FAILPOINT_ONCE: acted}
         forks.call(WORK, home.place, jobs.engine, "--once", env=env).wait(120)
         if run.record().attempt != 2:
             wrong.append(f"{where}: {run.record().attempt} attempts")
@@ -122,7 +123,7 @@ def steal_leases(
         home = home_beside(folder / "calm", folder / f"{theft}")
         run = Run(home, home.ledger.submit(spec).id)
         words = (home.place, jobs.engine, "--lease-s", "0.5")
-        first = forks.call(WORK, *words, env={MACHINE: "first"})
+        first = forks.call(WORK, *words, env={environment.MACHINE: "first"})
         until(lambda run=run: run.record().status != "CREATED")  # type: ignore[misc]
         time.sleep(drawn.random() * 0.3)  # the instant is random, that is the point
         holder = run.record().holder
@@ -133,7 +134,7 @@ def steal_leases(
         zombie = Process.parse(holder).pid
         first.signal(signal.SIGKILL)
         stop_between_writes(zombie, home.path / "luthier.db")
-        second = forks.call(WORK, *words, env={MACHINE: "second"})
+        second = forks.call(WORK, *words, env={environment.MACHINE: "second"})
         until(lambda run=run: run.record().ended)  # type: ignore[misc]
         second.signal(signal.SIGTERM)
         second.wait()

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from luthier.engine.precision import FILE
+from luthier.models.figures import FILE
 from luthier.runs.client import Run
 from luthier.runs.connection import Home
 from luthier.runs.process import Process
