@@ -27,6 +27,7 @@ MAY = {
     "luthier": {"lazy"},
     "lazy": set(),
     "errors": set(),
+    "environment": set(),
     "spec": {"errors"},
     "registry": {"errors"},
     "store": FOUNDATION,
