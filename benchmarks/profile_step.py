@@ -31,7 +31,7 @@ KINDS = {
         "scaled_dot_product",
         "flash_attention",
     ),
-    "random masks": ("bernoulli", "_WithDropout", "_Drop", "aten::randint"),
+    "random masks": ("bernoulli", "_Products", "_Drop", "aten::randint"),
     "softmax": ("softmax",),
     "activations and norms": ("gelu", "layer_norm", "aten::tanh"),
     "optimizer and clipping": ("_fused_adam", "_foreach", "vector_norm", "addcdiv", "lerp"),

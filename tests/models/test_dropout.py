@@ -6,12 +6,14 @@ import hashlib
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from luthier.models import attention
 from luthier.models.attention import Block, Blocks, block_attention, blocks_of
 from luthier.models.dropout import FastDropout, _Drop, keep_mask, masked, set_fast_dropout
 from luthier.models.loading import load_text_model
@@ -250,13 +252,13 @@ def test_attention_with_dropout(causal: bool, window: int | None) -> None:
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 2])
 def test_gradients_of_attention_with_dropout(causal: bool, window: int | None) -> None:
-    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         torch.manual_seed(9)
         return block_attention(
             query, key, value, BLOCKS, scale=0.7, dropout=P, causal=causal, window=window
         )
 
-    assert torch.autograd.gradcheck(attention, heads(9))
+    assert torch.autograd.gradcheck(attend, heads(9))
 
 
 def test_attention_with_dropout_in_bf16() -> None:
@@ -273,21 +275,34 @@ def test_attention_with_dropout_in_bf16() -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 2, 4])
-def test_attention_without_dropout(causal: bool, window: int | None) -> None:
-    """Equal, with its gradients, whether texts share blocks or each has one of its own."""
+def test_attention_without_dropout(
+    causal: bool, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal, with its gradients, whether texts share blocks or each has one of its own, in matrix
+    products or by torch's fused kernel."""
     lengths = np.concatenate(LENGTHS)
     starts = np.cumsum(lengths) - lengths
     alone = Blocks(
         Block.of(int(s), np.array([n]), torch.device("cpu"))
         for s, n in zip(starts, lengths, strict=True)
     )
-    found = []
-    for blocks in (alone, BLOCKS):
+    found, used = [], []
+    right = attention.functional.scaled_dot_product_attention
+
+    def fused(*given: Any, **words: Any) -> Tensor:
+        used.append(limit)
+        return right(*given, **words)
+
+    monkeypatch.setattr(attention.functional, "scaled_dot_product_attention", fused)
+    for limit, blocks in itertools.product((5, 4), (alone, BLOCKS)):
+        monkeypatch.setattr(attention, "_BY_PRODUCTS", limit)
         given = heads(11)
         out = block_attention(*given, blocks, scale=0.7, causal=causal, window=window)
         found.append((out, *torch.autograd.grad(out.sin().sum(), given)))
-    for one, other in zip(*found, strict=True):
-        assert torch.allclose(one, other, rtol=1e-12, atol=1e-14)
+    assert set(used) == {4}  # the longest text has five tokens
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            assert torch.allclose(one, other, rtol=1e-12, atol=1e-14)
 
 
 def test_rows_of_heads_are_those_of_the_tokens() -> None:

@@ -132,6 +132,18 @@ CASES: tuple[Case, ...] = (
         mini_batch_size=32,
     ),
     Case(
+        "contrastive-1024-skewed",
+        LARGE,
+        "the same on long texts of very different length, one step",
+        "debian",
+        batch_size=1024,
+        rows=None,
+        steps=1,
+        warmup=0,
+        rounds=1,
+        mini_batch_size=32,
+    ),
+    Case(
         "frozen-3",
         FROZEN,
         "embeddings and 3 layers frozen, 3 epochs of 512 long texts",

@@ -31,6 +31,9 @@ _WORTH_A_BLOCK = 10_000
 #: And in one block altogether: lengths that creep up step by step must not all share one.
 _MOST_IN_VAIN = 4 * _WORTH_A_BLOCK
 
+#: Tokens of the longest text up to which the CPU attends in matrix products even without dropout.
+_BY_PRODUCTS = 512
+
 #: Attention weights of one head in a block on the CPU: twelve heads of so many take 25 MB. More are
 #: asked anew of the system in each call, page by page, which takes as long as computing them.
 _MOST_WEIGHTS = 1 << 19
@@ -176,12 +179,11 @@ def block_attention(
 
     Returns [tokens, heads, width].
     """
-    on_cpu = query.device.type == "cpu"
-    if dropout > 0 and on_cpu:
+    if query.device.type == "cpu" and (dropout > 0 or blocks[-1].longest <= _BY_PRODUCTS):
         if torch.is_autocast_enabled("cpu"):
             half = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(half), key.to(half), value.to(half)
-        found: Tensor = _WithDropout.apply(  # type: ignore[no-untyped-call]
+        found: Tensor = _Products.apply(  # type: ignore[no-untyped-call]
             query, key, value, blocks, scale, dropout, causal, window
         )
         return found
@@ -249,9 +251,9 @@ def _product(one: Tensor, other: Tensor, factor: float, out: Tensor | None = Non
     return torch.baddbmm(into, one, other, beta=0, alpha=factor, out=into)
 
 
-class _WithDropout(torch.autograd.Function):
-    """The same with dropout, in matrix products: the CPU's fused kernel knows no dropout, and
-    torch draws Bernoulli numbers ten times slower than ``keep_mask``.
+class _Products(torch.autograd.Function):
+    """The same in matrix products: the CPU's fused kernel is slower for texts of such lengths, and
+    knows no dropout; torch draws Bernoulli numbers ten times slower than ``keep_mask``.
 
     Everything in between lies by head (``Layout``): one gather a tensor, and no other copies."""
 
@@ -271,7 +273,9 @@ class _WithDropout(torch.autograd.Function):
         layout = blocks.layout(heads)
         q, k, v = (layout.by_head(t) for t in (query, key, value))
         out = torch.empty_like(v)
-        weights, masks, kept = [], [], 1.0
+        weights: list[Tensor] = []
+        masks: list[Tensor] = []
+        kept = 1.0
         wanted = any(ctx.needs_input_grad)
         with torch.autocast("cpu", enabled=False):
             for index, (block, (a, b, c, o)) in enumerate(_parts(blocks, heads, q, k, v, out)):
@@ -280,11 +284,13 @@ class _WithDropout(torch.autograd.Function):
                 if unseen is not None:
                     scores.view(block.texts, heads, block.longest, block.longest).add_(unseen)
                 weight = torch.softmax(scores, -1)
-                mask, kept = keep_mask(weight.shape, dropout)
-                _product(as_numbers(mask, weight.dtype).mul_(weight), c, 1 / kept, o)
                 if wanted:
                     weights.append(weight)
+                if dropout > 0:
+                    mask, kept = keep_mask(weight.shape, dropout)
+                    weight = as_numbers(mask, weight.dtype).mul_(weight)
                     masks.append(mask)
+                _product(weight, c, 1 / kept, o)
         if wanted:
             ctx.save_for_backward(q, k, v, *weights, *masks)
         ctx.blocks, ctx.heads, ctx.scale, ctx.kept = blocks, heads, scale, kept
@@ -299,12 +305,16 @@ class _WithDropout(torch.autograd.Function):
         if layout.vain is not None:  # what lies beyond a text is nobody's output
             g.index_fill_(0, layout.vain, 0.0)
         found = [torch.empty_like(t) for t in (q, k, v)]
-        saved = zip(rest[: len(blocks)], rest[len(blocks) :], strict=True)
+        masks = iter(rest[len(blocks) :])  # one a block, or none at all
         parts = _parts(blocks, heads, q, k, v, g, *found)
-        for (weight, mask), (_, (a, b, c, o, ga, gb, gc)) in zip(saved, parts, strict=True):
-            keep = as_numbers(mask, weight.dtype)
-            _product((weight * keep).transpose(1, 2), o, more, gc)
-            of_weight = _product(o, c.transpose(1, 2), more).mul_(keep)
+        for weight, (_, (a, b, c, o, ga, gb, gc)) in zip(rest[: len(blocks)], parts, strict=True):
+            of_weight = _product(o, c.transpose(1, 2), more)
+            used = weight
+            if (mask := next(masks, None)) is not None:
+                keep = as_numbers(mask, weight.dtype)
+                used = weight * keep
+                of_weight.mul_(keep)
+            _product(used.transpose(1, 2), o, more, gc)
             scores = torch._softmax_backward_data(of_weight, weight, -1, weight.dtype)
             _product(scores, b, scale, ga)
             _product(scores.transpose(1, 2), a, scale, gb)
