@@ -295,7 +295,7 @@ def test_attention_without_dropout(
 
     monkeypatch.setattr(attention.functional, "scaled_dot_product_attention", fused)
     for limit, blocks in itertools.product((5, 4), (alone, BLOCKS)):
-        monkeypatch.setattr(attention, "_BY_PRODUCTS", limit)
+        monkeypatch.setattr(attention, "_BY_PRODUCTS", {True: limit, False: 0})
         given = heads(11)
         out = block_attention(*given, blocks, scale=0.7, causal=causal, window=window)
         found.append((out, *torch.autograd.grad(out.sin().sum(), given)))

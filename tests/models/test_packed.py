@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from luthier.models.dropout import set_fast_dropout
-from luthier.models.execution import choose
+from luthier.models.execution import choose, encode
 from luthier.models.loading import load_text_model
 from luthier.models.packed import NAME, Packing, first_position, packed
 from luthier.models.tokens import Tokens, by_budget, ragged_places
@@ -227,6 +227,19 @@ def test_encode_packs_and_keeps_the_order(open_model) -> None:
     assert told == sorted(told)
     assert told[-1] == len(texts)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_encode_takes_ever_smaller_batches(open_model) -> None:
+    """What one needs fits into the memory that the one before has freed."""
+    model = open_model("bert")
+    model.execution = "packed"
+    tokens = model.tokens([" ".join(["boat"] * (1 + n * 7 % 23)) for n in range(300)])
+    with torch.no_grad():
+        batches = [rows for rows, _ in encode(model, tokens, 1)]
+    assert sorted(np.concatenate(batches).tolist()) == list(range(300))
+    sizes = [int(tokens.lengths[rows].sum()) for rows in batches]
+    assert len(set(sizes)) > 5
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_tokens_are_ragged_rows() -> None:

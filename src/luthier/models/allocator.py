@@ -5,8 +5,9 @@ it anew, page by page and zeroed, at the next step: on long texts that took a th
 (``docs/speed.md``). A process that does nothing but train, so it is told to keep them.
 
 Blocks between those limits come from the heap, aligned, and glibc before 2.38 finds no room for an
-aligned block in the hole that one of the same size has left. Batches of ever other sizes spread
-over several times what they need, which ``give_back`` ends.
+aligned block in the hole that one of the same size has left: small blocks have been put into what
+the alignment left beside it. Batches of growing sizes spread over several times what they need,
+which ``give_back`` ends; of falling sizes each fits into what the one before has left.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 #: its argument holds, and what no tensor of a step on a CPU exceeds by much.
 _KEPT, _FROM_THE_HEAP = (1 << 31) - 1, 1 << 30
 #: Bytes in holes of the heap, and of growth, that are let be: asking for them anew costs more.
-_HOLES = 160 << 20
+_HOLES = 256 << 20
 #: Whoever has set one of these has decided otherwise.
 _DECIDED = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 _keeps = False
