@@ -131,11 +131,12 @@ def measure(
     that begins, and how many updates of it are done. Returns cells that failed, with the reason.
     """
     failed = []
+    cache = results.file.parent / "cache"  # one for all, or each would measure the machine anew
     for cell in wanted:
         if cell.name in results.known and not again:
             continue
         try:
-            found = five_updates(cell, lambda done, cell=cell: tell(cell, done))  # type: ignore[misc]
+            found = five_updates(cell, lambda done, cell=cell: tell(cell, done), cache=cache)  # type: ignore[misc]
         except LuthierError as error:  # the others are measured all the same
             failed.append({"cell": cell.name, "reason": str(error)})
             continue
@@ -144,7 +145,10 @@ def measure(
 
 
 def five_updates(
-    cell: Cell, tell: Callable[[int], None] = lambda done: None, control: Control = keep_going
+    cell: Cell,
+    tell: Callable[[int], None] = lambda done: None,
+    control: Control = keep_going,
+    cache: Path | None = None,
 ) -> dict[str, Any]:
     """The matrix of accuracies on the held-out rows of the chunks so far, what follows from it,
     seconds for all updates (reading, training, measuring, committing the state), and bytes of
@@ -152,10 +156,11 @@ def five_updates(
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="luthier-continual-") as folder:
         here = Path(folder)
-        (here / "cache").mkdir()
+        cache = cache or here / "cache"
+        cache.mkdir(parents=True, exist_ok=True)
         for chunk in range(UPDATES):
             tell(chunk)
-            place = Place(here / str(chunk), here / "cache", Path, Path)
+            place = Place(here / str(chunk), cache, Path, Path)
             place.folder.mkdir()
             spec = _spec(cell, chunk, str(here / "state"))
             outcome = run(spec, place, control=control)

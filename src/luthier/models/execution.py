@@ -89,16 +89,11 @@ def choose(model: TextModel, sample: Tokens) -> tuple[Execution, str]:
 
 
 def encode(model: TextModel, tokens: Tokens, batch_size: int) -> Iterator[tuple[Ints, Tensor]]:
-    """Vectors of texts, in batches: row numbers, and float32 vectors [rows, dim].
-
-    Packed, the batches of most tokens come first, so that what one needs fits into what the one
-    before has freed; padded, those of the longest texts.
-    """
+    """Vectors of texts, in batches: row numbers, and float32 vectors [rows, dim]."""
     if model.execution is None and len(tokens) >= _WORTH_CHOOSING:
         model.execution = choose(model, tokens)[0]
     if model.execution == "packed":
         batches = by_budget(tokens.lengths, batch_size * _ORDINARY_TOKENS)
-        batches.sort(key=lambda rows: -int(tokens.lengths[rows].sum()))
     else:
         order = np.argsort(-tokens.lengths, kind="stable")
         batches = np.split(order, range(batch_size, len(order), batch_size))

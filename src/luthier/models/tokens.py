@@ -85,7 +85,8 @@ def ragged_places(starts: Ints, lengths: Ints) -> Ints:
 
 def by_budget(lengths: Ints, most_tokens: int) -> list[Ints]:
     """Texts by length, cut into chunks of at most so many tokens when each is padded to the
-    longest of its chunk; one text alone may have more."""
+    longest of its chunk; one text alone may have more. Those of most tokens come first, so that
+    what one needs fits into the memory that the one before has freed (``allocator.py``)."""
     order = np.argsort(lengths, kind="stable")
     chunks: list[Ints] = []
     start = 0
@@ -94,7 +95,7 @@ def by_budget(lengths: Ints, most_tokens: int) -> list[Ints]:
         if full or end == len(order):
             chunks.append(order[start:end])
             start = end
-    return chunks
+    return sorted(chunks, key=lambda chunk: -int(lengths[chunk].sum()))
 
 
 def _flat(ids: Sequence[Sequence[int]]) -> Ints:
