@@ -262,7 +262,7 @@ def test_the_command(tmp_path, capsys) -> None:
     said = json.loads(capsys.readouterr().out)
     assert said["summaries"][0]["seeds"] == 1
     assert {f.name for f in tmp_path.iterdir()} == {
-        "cells.json", "continual.html", "continual.md", "continual.json",
+        "cache", "cells.json", "continual.html", "continual.md", "continual.json",
     }  # fmt: skip
     assert run(words) == 0
     shown = capsys.readouterr()
