@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from luthier.search.summary import Summary, Trial, read_summary
 from luthier.spec import JobSpec, parse_spec
 from luthier.store import failpoint
 from luthier.store.bundle import Bundle, write_bundle
-from luthier.testing.forkserver import Forked
+from luthier.testing.forkserver import Forked, ForkServer
 from luthier.testing.toy_engine import result, toy_spec
+from luthier.testing.workers import starting
 
 Start = Callable[..., Forked]
 RATES = {"training.learning_rate": {"type": "float", "lower": 1e-4, "upper": 1.0, "log": True}}
@@ -122,8 +124,24 @@ def test_a_leader_that_is_killed_while_it_gives_up_loses_no_model_that_is_kept(
     home: Home, start: Start, tmp_path: Path, point: str
 ) -> None:
     """Its successor goes on where it was, and takes no trial for worse than it is."""
-    marker = tmp_path / "killed"
-    env = {environment.FAILPOINT: f"{point}@2=kill", environment.FAILPOINT_ONCE: str(marker)}
+    kills_the_leader(home, start, tmp_path / "killed", point)
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_models_are_given_up_where_postgresql_has_the_ledger(
+    url: str, forks: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(environment.WORKER, "none")
+    monkeypatch.setenv(environment.STORE, str(tmp_path / "store"))
+    with closing(Home(url)) as home, starting(home, forks, tmp_path) as start:
+        assert (home.place, home.path) == (url, tmp_path / "store")
+        env = {environment.STORE: str(home.path)}
+        kills_the_leader(home, start, tmp_path / "killed", POINTS[1], **env)
+
+
+def kills_the_leader(home: Home, start: Start, marker: Path, point: str, **env: str) -> None:
+    """Kill who leads a search once, at a named point; check what its successor leaves."""
+    env |= {environment.FAILPOINT: f"{point}@2=kill", environment.FAILPOINT_ONCE: str(marker)}
     run = home.submit(toy_search(constraints=["bytes >= 500"]))
     assert start("--once", env=env).wait(90) == 0
     assert marker.exists()
