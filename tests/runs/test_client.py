@@ -20,12 +20,14 @@ from luthier.errors import (
     StoreError,
     TrainingError,
 )
-from luthier.runs import connection
+from luthier.runs import client, connection
 from luthier.runs.client import Run
 from luthier.runs.connection import Home
+from luthier.runs.leases import MAX_CRASHES
 from luthier.runs.process import Process, this_process
 from luthier.spec import JobSpec, parse_spec
 from luthier.store.bundle import open_bundle, write_bundle
+from luthier.testing.toy_engine import toy_spec
 from luthier.testing.waiting import until
 
 ME = this_process()
@@ -242,3 +244,31 @@ def test_importing_the_client_is_light() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_who_waits_leaves_quarantine_to_a_worker_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ``--max-crashes`` may be another; where nobody works, a run must not crash for ever."""
+
+    class Asked(Exception):
+        pass
+
+    limits = []
+
+    def reap(limit: int) -> None:
+        limits.append(limit)
+        raise Asked
+
+    monkeypatch.setenv("LUTHIER_WORKER", "none")
+    monkeypatch.setattr(client, "_WAKE_S", 0.0)
+    home = Home(tmp_path / "home")
+    run = home.submit(toy_spec())
+    monkeypatch.setattr(home.ledger, "reap", reap)
+    with pytest.raises(Asked):
+        run.wait()
+    home.ledger.register_worker(ME)
+    with pytest.raises(Asked):
+        run.wait()
+    assert limits == [MAX_CRASHES, sys.maxsize]
+    home.close()

@@ -9,13 +9,16 @@ from typing import Any
 from luthier.runs.client import Run
 from luthier.runs.connection import Home
 from luthier.runs.process import this_process
+from luthier.search.conductor import Conductor
 from luthier.search.limits import MOST_FAILED
 from luthier.search.summary import read_summary
 from luthier.spec import JobSpec, parse_spec
 from luthier.testing.forkserver import Forked
 from luthier.testing.toy_engine import result, toy_spec
 from luthier.testing.waiting import until
+from luthier.worker import leading, supervisor
 from luthier.worker.supervisor import Orders, Supervisor
+from luthier.worker.teller import Teller
 
 Start = Callable[..., Forked]
 
@@ -281,3 +284,38 @@ def test_a_worker_that_started_by_itself_makes_room_for_the_trials(home: Home) -
     assert taken is not None
     home.ledger.pause(taken.run.id, taken.epoch)
     assert own._room() == 2
+
+
+def test_a_trial_may_crash_as_often_as_its_worker_says(home: Home, monkeypatch: Any) -> None:
+    """Who leads takes runs back as well, and must not be the stricter one."""
+    run = home.submit(toy_search(), run_name="s")
+    claim = home.ledger.claim(this_process(), kind="search")
+    assert claim is not None
+    limits: list[int] = []
+    monkeypatch.setattr(home.ledger, "reap", limits.append)
+    monkeypatch.setattr(home, "ensure_worker", lambda: None)
+
+    def conducted(*given: Any) -> tuple[str, dict[str, Any]]:
+        Conductor(*given)._wake()
+        return "", {}
+
+    monkeypatch.setattr(leading, "conduct", conducted)
+    leading.lead(home, claim, Teller(home.ledger, run.id, claim.epoch), lambda: None, 7)
+    assert limits == [7]
+    words = spawned_words(home, monkeypatch)
+    assert words[words.index("--max-crashes") + 1] == "7"
+
+
+def spawned_words(home: Home, monkeypatch: Any) -> list[str]:
+    """How a supervisor starts a cold child."""
+    found: list[list[str]] = []
+
+    class Child:
+        pid = 1
+
+        def __init__(self, words: list[str]) -> None:
+            found.append(words)
+
+    monkeypatch.setattr(supervisor.subprocess, "Popen", Child)
+    Supervisor(home, Orders(max_crashes=7, spawn=True))._start_child("search")
+    return found[0]

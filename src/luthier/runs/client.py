@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.errors import Conflict, IllegalTransition, NotFound, OutOfMemory, TrainingError
 from luthier.runs import display
+from luthier.runs.leases import MAX_CRASHES
 from luthier.runs.records import Event, ExperimentRecord, RunRecord
 from luthier.spec import JobSpec
 from luthier.store.atomic import new_folder
@@ -221,7 +223,9 @@ class Run:
                 if record.ended:
                     break
                 if time.monotonic() >= next_wake:
-                    self.home.ledger.reap()
+                    # How often a run may crash is for a worker to say, where there is one.
+                    somebody = self.home.ledger.workers()
+                    self.home.ledger.reap(sys.maxsize if somebody else MAX_CRASHES)
                     self.home.ensure_worker()
                     next_wake = time.monotonic() + _WAKE_S
                 time.sleep(_LOOK_S)

@@ -16,6 +16,7 @@ from typing import Any
 from luthier.engine.control import Cancelled, Interrupted
 from luthier.errors import Conflict, LuthierError, NotFound, SpecError, TrainingError
 from luthier.runs.connection import Home
+from luthier.runs.leases import MAX_CRASHES
 from luthier.runs.records import Claim
 from luthier.runs.trials import WITH_SEARCH, TrialRecord
 from luthier.search import results
@@ -42,18 +43,24 @@ Tell = Callable[[str, dict[str, Any]], None]
 Control = Callable[[], str | None]
 
 
-def conduct(home: Home, claim: Claim, tell: Tell, control: Control) -> tuple[str, dict[str, Any]]:
-    """Lead a search to its end: the artifact of its best trial, and what is to be known.
+def conduct(
+    home: Home, claim: Claim, tell: Tell, control: Control, max_crashes: int = MAX_CRASHES
+) -> tuple[str, dict[str, Any]]:
+    """Lead a search to its end: the artifact of its best trial, and what is to be known. A trial
+    that crashed ``max_crashes`` times in a row is quarantined, as its worker would do.
 
     Raises TrainingError where no trial finished, Cancelled, Interrupted, LeaseLost.
     """
-    return Conductor(home, claim, tell, control).run()
+    return Conductor(home, claim, tell, control, max_crashes).run()
 
 
 class Conductor:
     """One attempt at one search."""
 
-    def __init__(self, home: Home, claim: Claim, tell: Tell, control: Control) -> None:
+    def __init__(
+        self, home: Home, claim: Claim, tell: Tell, control: Control, max_crashes: int
+    ) -> None:
+        self._max_crashes = max_crashes
         self.home, self.ledger, self.tell, self.control = home, home.ledger, tell, control
         self.me, self.epoch = claim.run, claim.epoch
         spec = claim.run.spec
@@ -353,7 +360,7 @@ class Conductor:
     def _wake(self) -> None:
         if time.monotonic() - self._woken_at >= _WAKE_S:
             self._woken_at = time.monotonic()
-            self.ledger.reap()
+            self.ledger.reap(self._max_crashes)
             self.home.ensure_worker()
 
     def _close(self) -> None:

@@ -19,7 +19,7 @@ from luthier.engine.control import Cancelled, Interrupted
 from luthier.errors import DiskFull, LeaseLost, LuthierError, OutOfMemory, StoreError
 from luthier.models.allocator import keep_freed_memory
 from luthier.runs.connection import Home
-from luthier.runs.leases import LEASE_S
+from luthier.runs.leases import LEASE_S, MAX_CRASHES
 from luthier.runs.process import this_process
 from luthier.runs.records import Claim
 from luthier.store.atomic import FULL, point, sweep
@@ -41,7 +41,8 @@ KEPT = {"console.log", "epochs", "search.json", "search.html"}
 
 @dataclass(frozen=True)
 class Terms:
-    """Under which terms an attempt works. engine: the module with ``run`` and ``Place``."""
+    """Under which terms an attempt works. engine: the module with ``run`` and ``Place``.
+    max_crashes: after how many a search takes a trial of it for quarantined."""
 
     devices: Collection[str] = ("cpu",)
     worker_id: str | None = None
@@ -49,6 +50,7 @@ class Terms:
     engine: str = "luthier.engine.run"
     threads: int | None = None
     run_id: str | None = None
+    max_crashes: int = MAX_CRASHES
     kind: str | None = None  # training or search; None: whatever waits
 
 
@@ -142,7 +144,7 @@ def _execute(
     if run.kind == "search":
         from luthier.worker.leading import lead
 
-        return lead(home, claim, teller, pause.control)
+        return lead(home, claim, teller, pause.control, terms.max_crashes)
     threads = terms.threads or threads_of_trial(home, run)
     if threads:
         import torch

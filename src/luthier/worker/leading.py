@@ -16,14 +16,16 @@ from luthier.store.states import head
 from luthier.worker.teller import Teller
 
 
-def lead(home: Home, claim: Claim, teller: Teller, control: Control) -> tuple[str, dict[str, Any]]:
+def lead(
+    home: Home, claim: Claim, teller: Teller, control: Control, max_crashes: int
+) -> tuple[str, dict[str, Any]]:
     """The artifact of the best trial, and the search's metrics. Trials commit no state: the best
     of them does, once the search has ended. Raises what ``conduct`` raises, and StateConflict."""
     url = claim.run.spec.update.output_state_url
     folder = home.run_folder(claim.run)
     if url is not None:  # it must follow what is there now
         Resolved(folder / RESOLVED).once(PARENT, lambda: head(url))
-    artifact_id, metrics = conduct(home, claim, teller, control)
+    artifact_id, metrics = conduct(home, claim, teller, control, max_crashes)
     if url is not None:
         place = Place(folder, home.cache, home.store.blob, home.store.artifact)
         if metrics.get("update", {}).get("promoted", True):

@@ -71,6 +71,7 @@ def _attempt(home: object, given: argparse.Namespace) -> int:
         lease_s=given.lease_s,
         engine=given.engine,
         threads=given.threads,
+        max_crashes=given.max_crashes,
         kind=given.kind,
     )
     return attempt(home, terms)

@@ -188,6 +188,7 @@ class Supervisor:
             threads=max(1, cpu_count() // self.orders.concurrency)
             if self.orders.concurrency > 1
             else None,
+            max_crashes=self.orders.max_crashes,
             kind=kind,
         )
         if self.orders.spawn or not _can_fork():
@@ -307,7 +308,7 @@ def _spawn(home: Home, terms: Terms) -> subprocess.Popen[bytes]:
         *(sys.executable, "-m", "luthier.worker", "--attempt"),
         *("--home", home.place, "--store", str(home.path)),
         *("--devices", ",".join(terms.devices), "--lease-s", str(terms.lease_s)),
-        *("--engine", terms.engine),
+        *("--engine", terms.engine, "--max-crashes", str(terms.max_crashes)),
         *(("--kind", terms.kind) if terms.kind else ()),
     ]
     words += ["--worker-id", terms.worker_id] if terms.worker_id else []
