@@ -58,7 +58,8 @@ def test_chunks_equal_the_whole(ranked, place, execution, one_thread):
     whole = gradients_of(tower_learner(ranked(), place), None)
     loss, found = gradients_of(tower_learner(ranked(), place, execution), 4)
     assert loss == pytest.approx(whole[0], abs=1e-6)
-    equal(found, whole[1], atol=1e-6, rtol=1e-4)
+    # Sums over all texts, in another order: what nearly cancels is off by some 2e-6.
+    equal(found, whole[1], atol=5e-6, rtol=1e-4)
 
 
 def test_each_has_its_rate_and_decay(ranked, place, one_thread):
