@@ -53,7 +53,7 @@ def test_chunks_equal_the_whole(make_spec, place, loss, micro, execution, one_th
     assert loss == pytest.approx(whole_loss, abs=1e-6)
     assert len(gradients) == len(whole) > 0
     for gradient, expected in zip(gradients, whole, strict=True):
-        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(gradient, expected, atol=5e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("execution", ["packed", "chunked", "padded"])
@@ -80,7 +80,7 @@ def test_the_second_pass_draws_the_dropout_of_the_first(
     expected = [p.grad for m in found.modules() for p in m.parameters() if p.grad is not None]
     assert loss == pytest.approx(whole.item(), abs=1e-6)
     for gradient, one in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(gradient, one, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(gradient, one, atol=5e-6, rtol=1e-4)
 
 
 def test_a_chunk_holds_no_more_than_the_texts_of_one_role(make_spec, place, one_thread) -> None:

@@ -140,7 +140,7 @@ def test_a_generalised_mean_pools_packed_texts_too(tmp_path) -> None:
         model.zero_grad(set_to_none=True)
         model.embed(tokens).pow(2).sum().backward()
         gradients.append(model.token_embedding.weight.grad.clone())
-    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(*gradients, atol=5e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
