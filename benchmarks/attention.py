@@ -28,7 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--matmul", choices=["highest", "medium"], default="medium",
+                        help="torch's float32_matmul_precision: medium takes oneDNN")  # fmt: skip
     given = parser.parse_args()
+    torch.set_float32_matmul_precision(given.matmul)
     torch.set_num_threads(given.threads)
     dtype = torch.bfloat16 if given.precision == "bf16" else torch.float32
     print(f"{'tokens':>8}" + 2 * f"{'products':>12}{'fused':>8}{'ratio':>7}")
