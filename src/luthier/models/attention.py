@@ -32,9 +32,9 @@ _WORTH_A_BLOCK = 10_000
 _MOST_IN_VAIN = 4 * _WORTH_A_BLOCK
 
 #: Tokens of the longest text up to which the CPU attends in matrix products even without dropout,
-#: with gradients and without. Where oneDNN multiplies, torch's fused kernel is four times as slow on
-#: texts of 32 tokens, as fast at some 180 (512), twice as fast at 1,024; with MKL they are alike on
-#: short ones (``benchmarks/attention.py``).
+#: with gradients and without. Where oneDNN multiplies, torch's fused kernel is four times as slow
+#: on texts of 32 tokens, as fast at some 180 (512), twice as fast at 1,024; with MKL they are alike
+#: on short ones (``benchmarks/attention.py``).
 _BY_PRODUCTS = {True: 512, False: 192}
 
 #: Attention weights of one head in a block on the CPU: twelve heads of so many take 25 MB. More are
