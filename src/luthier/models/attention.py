@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from luthier.models.dropout import as_numbers, keep_mask
+from luthier.models.ragged import Texts, ragged
 from luthier.models.tokens import Ints
 
 #: Attention weights of one head that may be computed in vain to spare a block: what a block's
@@ -98,6 +100,27 @@ class Layout(NamedTuple):
 
 class Blocks(tuple[Block, ...]):
     """The blocks of a packed row, and what all layers need to know of them, made once."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return max(block.longest for block in self)
+
+    def texts(self, device: torch.device) -> Texts:
+        """Where each text lies, for kernels of that device."""
+        known: dict[torch.device, Texts] = self.__dict__.setdefault("_texts", {})
+        if device not in known:
+            lengths = np.concatenate(
+                [
+                    np.full(block.texts, block.longest)
+                    if block.inside is None
+                    else block.inside.sum(1).cpu().numpy()
+                    for block in self
+                ]
+            )
+            offsets = torch.from_numpy(np.concatenate([[0], lengths]).cumsum()).to(device)
+            known[device] = Texts(offsets, int(lengths.min()), int(lengths.max()))
+        return known[device]
 
     def layout(self, heads: int) -> Layout:
         """Where a head of a token lies when each block is [texts, heads, longest]."""
@@ -182,15 +205,41 @@ def block_attention(
 
     Returns [tokens, heads, width].
     """
-    short = blocks[-1].longest <= _BY_PRODUCTS[torch.is_grad_enabled()]
-    if query.device.type == "cpu" and (dropout > 0 or short):
-        if torch.is_autocast_enabled("cpu"):
-            half = torch.get_autocast_dtype("cpu")
-            query, key, value = query.to(half), key.to(half), value.to(half)
+    device = query.device
+    if torch.is_autocast_enabled(device.type):
+        half = torch.get_autocast_dtype(device.type)
+        query, key, value = query.to(half), key.to(half), value.to(half)
+    if device.type in ragged.devices and (window is None or window >= blocks.longest):
+        plain = partial(_fused, blocks=blocks, scale=scale, causal=causal)
+        at_once = ragged(
+            query, key, value, blocks.texts(device), plain,
+            scale=scale, dropout=dropout, causal=causal,
+        )  # fmt: skip
+        if at_once is not None:
+            return at_once
+    short = blocks.longest <= _BY_PRODUCTS[torch.is_grad_enabled()]
+    if device.type == "cpu" and (dropout > 0 or short):
         found: Tensor = _Products.apply(  # type: ignore[no-untyped-call]
             query, key, value, blocks, scale, dropout, causal, window
         )
         return found
+    return _fused(
+        query, key, value, blocks=blocks, scale=scale, dropout=dropout, causal=causal, window=window
+    )
+
+
+def _fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    blocks: Blocks,
+    scale: float,
+    dropout: float = 0.0,
+    causal: bool = False,
+    window: int | None = None,
+) -> Tensor:
+    """The same by torch's fused attention, a call a block."""
     # One split each, not a slice a block: the gradient of a slice is as large as the whole.
     sizes = [block.stop - block.start for block in blocks]
     columns = (torch.split(t, sizes) for t in (query, key, value))
