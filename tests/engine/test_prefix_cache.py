@@ -120,6 +120,25 @@ def test_losses_are_those_of_the_whole_model(
     assert float((first * again).sum()) > 0.999
 
 
+def test_adapters_of_the_upper_layers_train_from_stored_states(
+    make_spec, new_place, families, watched, monkeypatch
+) -> None:
+    words = {"model.name": str(families["bert"]), "adapter.lora_r": 4}
+    spec = make_spec(**words, num_fixed_layers=2)
+    stored = run(spec, new_place("stored"), watched.tell)
+    assert watched.calls == {"prefix": 12}
+    names = [name for name, p in watched.models[-1].named_parameters() if p.requires_grad]
+    assert names
+    assert all("layer.2." in name for name in names if "lora" in name)
+    monkeypatch.setattr(prefix, "WORTH_VISITS", 99)
+    for file in files(new_place("whole")):
+        file.unlink()
+    whole = run(spec, new_place("whole"), watched.tell)
+    assert watched.calls == {"packed": 12}
+    np.testing.assert_allclose(losses(stored.folder), losses(whole.folder), atol=HALF)
+    assert len(set(losses(stored.folder))) > 6
+
+
 def test_a_head_trains_from_pooled_vectors(make_spec, new_place, families, watched) -> None:
     """Also where texts cannot be packed. float32, so the losses are the same."""
     for family in ("bert", "mpnet"):
