@@ -22,8 +22,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 #: Bytes that stay at the end of the heap, and of blocks that come from the heap: the most that
 #: its argument holds, and what no tensor of a step on a CPU exceeds by much.
 _KEPT, _FROM_THE_HEAP = (1 << 31) - 1, 1 << 30
-#: Bytes in holes of the heap, and of growth, that are let be. With 256 MB an encoding of 4,000 long
-#: texts in bf16 took 76 s of processor time and 1,288 MB, with 96 MB 78 s and 1,120 MB.
+#: Bytes in holes of the heap, and of growth, that are let be: as fast with 96 MB as with 256, in
+#: less memory (``luthier bench peers encode --quick``).
 _HOLES = 96 << 20
 #: Whoever has set one of these has decided otherwise.
 _DECIDED = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
