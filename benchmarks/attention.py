@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from luthier.models import attention
+from luthier.models.blocks import blocks_of
 
 TOKENS, HEADS, WIDTH, ROUNDS = 2048, 12, 32, 7
 NEVER, ALWAYS = dict.fromkeys((True, False), 0), dict.fromkeys((True, False), 1 << 20)
@@ -47,7 +48,7 @@ def measured(longest: int, dtype: torch.dtype, gradients: bool) -> tuple[float, 
     random = np.random.default_rng(0)
     count = max(1, TOKENS // longest)
     lengths = np.sort(longest - random.integers(0, longest // 8, count))
-    blocks = attention.blocks_of(lengths, torch.device("cpu"))
+    blocks = blocks_of(lengths, torch.device("cpu"))
     shape = (int(lengths.sum()), HEADS, WIDTH)
     given = [torch.randn(shape, dtype=dtype, requires_grad=gradients) for _ in range(3)]
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from luthier.models import attention
-from luthier.models.attention import Block, Blocks, block_attention, blocks_of
+from luthier.models.attention import block_attention
+from luthier.models.blocks import Block, Blocks, blocks_of
 from luthier.models.dropout import FastDropout, _Drop, keep_mask, masked, set_fast_dropout
 from luthier.models.loading import load_text_model
 from luthier.spec import ModelSpec

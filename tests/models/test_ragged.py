@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 
 from luthier.models import attention
-from luthier.models.attention import block_attention, blocks_of
+from luthier.models.attention import block_attention
+from luthier.models.blocks import blocks_of
 from luthier.models.loading import load_text_model
 from luthier.models.ragged import Ragged
 from luthier.spec import ModelSpec

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from luthier.models.attention import Blocks, block_attention, blocks_of
+from luthier.models.attention import block_attention
+from luthier.models.blocks import Blocks, blocks_of
 from luthier.models.tokens import Ints, Tokens
 
 #: The name under which transformers knows our attention.
