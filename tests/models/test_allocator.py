@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 PROGRAM = """
 import resource, sys
@@ -74,3 +75,31 @@ def test_holes_of_the_heap_are_given_back_once_they_are_large(keep: bool) -> Non
         assert done == "False"
     else:
         assert (done, int(megabytes) > 200) == ("True", True)
+
+
+PROGRAMS = """
+import torch
+from luthier.models.allocator import bound_primitives
+torch.set_num_threads(1)
+bound_primitives()
+weight = torch.ones(16, 16, 3)
+for length in [900, *range(1000, 1300), 900]:
+    torch.conv1d(torch.ones(2, 16, length), weight)
+"""
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN")
+@pytest.mark.parametrize(("most", "last"), [(None, "cache_miss"), ("2048", "cache_hit")])
+def test_programs_of_hundreds_of_shapes_are_not_kept(most: str | None, last: str) -> None:
+    """After 300 other shapes the first is made anew, unless the environment says otherwise."""
+    clean = {k: v for k, v in os.environ.items() if k != "ONEDNN_PRIMITIVE_CACHE_CAPACITY"}
+    chosen = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": most} if most else {}
+    out = subprocess.run(
+        [sys.executable, "-c", PROGRAMS], env=clean | chosen | {"ONEDNN_VERBOSE": "2"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    made = [line for line in out.stdout.splitlines() if ",convolution," in line]
+    made = [line.split("create:")[1].split(",")[0] for line in made if "create:" in line]
+    assert len(made) == 302
+    assert made[0] == "cache_miss"
+    assert made[-1] == last

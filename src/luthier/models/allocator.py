@@ -1,4 +1,5 @@
-"""Memory that has been freed: a training keeps it for its next step, encoding gives it back.
+"""Memory between steps: a training keeps what it frees, encoding gives it back, and both keep few
+of the programs that oneDNN makes.
 
 glibc gives a block of more than some megabytes back to the system when it is freed, and asks for
 it anew, page by page and zeroed, at the next step: on long texts that took a third of a step
@@ -25,6 +26,9 @@ _KEPT, _FROM_THE_HEAP = (1 << 31) - 1, 1 << 30
 #: Bytes in holes of the heap, and of growth, that are let be: as fast with 96 MB as with 256, in
 #: less memory (``luthier bench peers encode --quick``).
 _HOLES = 96 << 20
+#: oneDNN makes a program for each shape that it multiplies, and keeps the last 1,024: a quarter of
+#: a megabyte each in bf16. Packed texts seldom have a shape twice, but in the layers of one step.
+_PRIMITIVES = "256"
 #: Whoever has set one of these has decided otherwise.
 _DECIDED = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 _keeps = False
@@ -46,6 +50,12 @@ def keep_freed_memory() -> bool:
     from_the_heap = mallopt(_MMAP_THRESHOLD, _FROM_THE_HEAP) or mallopt(_MMAP_MAX, 0)
     _keeps = bool(from_the_heap and mallopt(_TRIM_THRESHOLD, _KEPT))
     return _keeps
+
+
+def bound_primitives() -> None:
+    """Let oneDNN keep the programs of a step, not of many. It asks at its first product, and once;
+    who has set the variable has decided otherwise."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVES)
 
 
 def give_back() -> bool:

@@ -48,7 +48,7 @@ def block_attention(
     Returns [tokens, heads, width].
     """
     device = query.device
-    if torch.is_autocast_enabled(device.type):
+    if torch.is_autocast_enabled(device.type) and query.dtype != torch.float64:  # as torch's own
         half = torch.get_autocast_dtype(device.type)
         query, key, value = query.to(half), key.to(half), value.to(half)
     if device.type in ragged.devices and (window is None or window >= blocks.longest):

@@ -27,6 +27,7 @@ from torch import nn
 
 from luthier.errors import LuthierError, ModelError, SpecError
 from luthier.models import trust
+from luthier.models.allocator import bound_primitives
 from luthier.models.catalog import Located, problems, resolve
 from luthier.models.folder import ModelFolder, dropout_fields, is_router, read_folder
 from luthier.models.freezing import fix_layers
@@ -72,6 +73,7 @@ def load_text_model(spec: ModelSpec, *, artifact: Path | None, device: str) -> T
         SpecError: the spec's options contradict each other or are unknown.
         ModelError: the files are missing, broken, or not those of a text encoder.
     """
+    bound_primitives()
     found = problems(spec)
     if artifact is not None:  # where the pretrained weights once came from no longer matters
         found = [problem for problem in found if problem.field != "model.name"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from luthier.engine.control import Cancelled, Interrupted
 from luthier.errors import DiskFull, LeaseLost, LuthierError, OutOfMemory, StoreError
-from luthier.models.allocator import keep_freed_memory
+from luthier.models.allocator import bound_primitives, keep_freed_memory
 from luthier.runs.connection import Home
 from luthier.runs.leases import LEASE_S, MAX_CRASHES
 from luthier.runs.process import this_process
@@ -69,6 +69,7 @@ def attempt(home: Home, terms: Terms) -> int:
         return NOTHING
     point("run.claimed")
     keep_freed_memory()
+    bound_primitives()
     run = claim.run
     heart = Heart(home.ledger, run.id, claim.epoch, terms.lease_s, signals)
     teller = Teller(home.ledger, run.id, claim.epoch)

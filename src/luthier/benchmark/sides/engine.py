@@ -17,10 +17,11 @@ def main(job: Job, gate: Gate) -> None:
     torch.set_num_threads(job.threads)
     from luthier.engine.control import Cancelled
     from luthier.engine.run import Place, run
-    from luthier.models.allocator import keep_freed_memory
+    from luthier.models.allocator import bound_primitives, keep_freed_memory
     from luthier.spec import parse_spec
 
     keep_freed_memory()  # as a worker does
+    bound_primitives()
 
     def tell(kind: str, data: dict[str, Any]) -> None:
         # The clock starts before the model is loaded, here and at the peers: what luthier
