@@ -64,6 +64,7 @@ class Watched:
 
 @pytest.fixture
 def watched(monkeypatch) -> Watched:
+    monkeypatch.setattr(prefix, "_TOGETHER", 40)  # so that small files have many parts too
     return Watched(monkeypatch)
 
 
@@ -197,7 +198,7 @@ def test_a_second_run_only_reads(make_spec, new_place, families, watched) -> Non
     assert computed > 2
     second = run(spec.changed(seed=7, num_train_epochs=1), new_place("second"), watched.tell)
     assert watched.calls == {"prefix": 6}  # although one epoch alone would not pay
-    assert watched.computed == computed + 2  # its width, and the comparison of a few texts
+    assert watched.computed == computed + 3  # its width, and the comparisons of a few texts
     assert file.stat().st_ino == written
     assert losses(first.folder)[0] != losses(second.folder)[0]
 
@@ -306,6 +307,18 @@ def test_a_wrong_prefix_is_not_used(make_spec, new_place, families, watched, mon
     run(spec, new_place("run"), watched.tell)
     assert watched.calls == {"packed": 12}
     assert watched.said("vectors differ by")
+
+
+def test_states_in_another_order_are_not_used(
+    make_spec, new_place, families, watched, monkeypatch
+) -> None:
+    """The file itself is compared, not only the path: here its parts lie the wrong way round."""
+    spec = make_spec(**{"model.name": str(families["bert"])}, num_fixed_layers=2)
+    chunks = prefix.Store._chunks
+    monkeypatch.setattr(prefix.Store, "_chunks", lambda *words: reversed(list(chunks(*words))))
+    run(spec, new_place("run"), watched.tell)
+    assert watched.calls == {"packed": 12}
+    assert watched.said("what was stored differs by")
 
 
 def test_states_beyond_fp16_are_not_stored(

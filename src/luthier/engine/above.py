@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from luthier.engine.control import Listener
-from luthier.engine.prefix import DistinctTexts, Store, StoredPrefix
+from luthier.engine.distinct_texts import DistinctTexts
+from luthier.engine.prefix import Store, StoredPrefix
 from luthier.engine.ranking_learner import sides
 from luthier.errors import DiskFull
 from luthier.models.freezing import NotResumable, embed_above, fixed_part

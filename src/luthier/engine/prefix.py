@@ -13,9 +13,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from luthier.engine.control import Listener
 from luthier.engine.device import Device
+from luthier.engine.distinct_texts import DistinctTexts
 from luthier.engine.resolved import Resolved
 from luthier.errors import DiskFull
 from luthier.models.freezing import (
@@ -37,12 +38,12 @@ from luthier.models.freezing import (
 )
 from luthier.models.packed import NotPackable
 from luthier.models.text import TextModel, evaluating
-from luthier.models.tokens import Ints, Tokens, by_budget, ragged_places
+from luthier.models.tokens import Ints, by_budget, ragged_places
 from luthier.store import atomic
 
 if TYPE_CHECKING:
     from luthier.batches import Plan
-    from luthier.engine.learner import EmbeddingLearner, Texts
+    from luthier.engine.learner import EmbeddingLearner
 
 #: Bytes that all stored prefixes of a cache may have: more would seldom stay in memory, and
 #: reading it from a disk again and again costs what computing it does.
@@ -62,14 +63,14 @@ _TOLERANCE = 1e-2
 #: has the same content.
 _TOGETHER = 8192
 
+#: Stands in each file's name: of another layout it is another file.
+_LAYOUT = 2
+
 #: Batches after which the share that is done is told again.
 _TOLD_EVERY = 50
 
 #: A half-written file that nobody wrote to for so long belongs to a run that was killed.
 _ABANDONED_S = 3600.0
-
-#: Texts whose tokens are read at once to tell equal texts from one another.
-_READ = 16_384
 
 #: Texts on which the path from the store is compared, the shortest and the longest among them.
 _COMPARED = 6
@@ -118,7 +119,7 @@ def use_prefix(
             return ""  # who made it, of these weights, texts and modules, has compared them
         reason = _difference(model, texts, part, learner.device)
         try:
-            return reason or store.fill(tell)
+            return reason or store.fill(tell) or store.misread()
         except (NotResumable, DiskFull) as error:
             return str(error)
 
@@ -130,64 +131,6 @@ def use_prefix(
     learner.model.prefix = store.open()
     learner.texts = texts.numbered(learner.texts)
     say(f"output is computed once for {len(texts.lengths):,} texts, {store.size / 1e6:.1f} MB")
-
-
-@dataclass(frozen=True)
-class DistinctTexts:
-    """The texts of a run's rows, each once, shortest first.
-
-    lengths: tokens of each. digest: sha256 of all their tokens. tokens: those of some of them.
-    rows: sorted; numbers: role → for each of those rows, its text.
-    """
-
-    lengths: Ints
-    digest: str
-    tokens: Callable[[Ints], Tokens]
-    rows: Ints
-    numbers: Mapping[str, Ints]
-
-    @classmethod
-    def of(cls, texts: Texts, roles: tuple[str, ...], rows: Ints) -> DistinctTexts:
-        """Read all texts of these rows and find the equal ones."""
-        marks, sizes = [], []
-        for role in roles:
-            for start in range(0, len(rows), _READ):
-                tokens = texts(role, rows[start : start + _READ])
-                marks += _digests(tokens)
-                sizes.append(tokens.lengths)
-        places = np.frombuffer(b"".join(marks), dtype="S16")
-        _, first, number = np.unique(places, return_index=True, return_inverse=True)
-        lengths = np.concatenate(sizes)[first] if sizes else np.zeros(0, np.int64)
-        order = np.argsort(lengths, kind="stable")
-        first, rank = first[order], np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        digest = hashlib.sha256()
-        for place in first.tolist():
-            digest.update(marks[place])
-
-        def of(numbers: Ints) -> Tokens:
-            role, row = np.divmod(first[numbers], len(rows))
-            there = [np.flatnonzero(role == index) for index in range(len(roles))]
-            parts = [
-                texts(name, rows[row[found]])
-                for name, found in zip(roles, there, strict=True)
-                if len(found)
-            ]
-            return Tokens.join(parts).take(np.argsort(np.concatenate(there)))
-
-        columns = rank[number.reshape(-1)].reshape(len(roles), len(rows))
-        numbers = dict(zip(roles, columns, strict=True))
-        return cls(lengths[order], digest.hexdigest(), of, rows, numbers)
-
-    def numbered(self, texts: Texts) -> Texts:
-        """``texts``, whose tokens also bear the numbers of the texts here."""
-        whole = len(self.rows) == self.rows[-1] + 1
-
-        def numbered(role: str, rows: np.ndarray) -> Tokens:
-            places = rows if whole else np.searchsorted(self.rows, rows)
-            return replace(texts(role, rows), stored=self.numbers[role][places])
-
-        return numbered
 
 
 class StoredPrefix:
@@ -245,6 +188,17 @@ class Store:
             atomic.write_chunks(self.file.parent, self._chunks(tell), lambda: self.file.name)
         return ""
 
+    def misread(self) -> str:
+        """Compare what is read of a few texts, from all over the file, with what is computed of
+        them: what is wrong, or ""."""
+        numbers = _few(self._texts)
+        with evaluating(self._model), torch.no_grad(), self._device.autocast():
+            states, order = fixed_output(self._model, self._texts.tokens(numbers))
+        computed = torch.from_numpy(_rounded(states, self._part)).float()
+        read = self.open().states(numbers[order])
+        off = float((read - computed).abs().max() / computed.abs().max().clamp(min=1e-12))
+        return "" if off <= _TOLERANCE else f"what was stored differs by {off:.1e}"
+
     def open(self) -> StoredPrefix:
         """Map the file into memory."""
         with atomic.translated(self.file):
@@ -254,7 +208,7 @@ class Store:
 
     def _chunks(self, tell: Listener) -> Iterator[bytes]:
         """The states of all texts, shortest first."""
-        batches = by_budget(self._texts.lengths, _TOGETHER)
+        batches = sorted(by_budget(self._texts.lengths, _TOGETHER), key=lambda texts: texts[0])
         with evaluating(self._model), torch.no_grad(), self._device.autocast():
             for index, numbers in enumerate(batches):
                 if index % _TOLD_EVERY == 0:
@@ -262,6 +216,11 @@ class Store:
                     tell("stage", {"name": f"computing the fixed part of the model: {share}"})
                 tokens = self._texts.tokens(numbers)
                 yield _rounded(fixed_output(self._model, tokens)[0], self._part).tobytes()
+
+
+def _few(texts: DistinctTexts) -> Ints:
+    """Texts to compare on, the shortest and the longest among them."""
+    return np.unique(np.linspace(0, len(texts.lengths) - 1, _COMPARED).astype(np.int64))
 
 
 def _rows(lengths: Ints, part: Part) -> Ints:
@@ -281,7 +240,7 @@ def _rounded(states: Tensor, part: Part) -> np.ndarray:
 def _difference(model: TextModel, texts: DistinctTexts, part: Part, device: Device) -> str:
     """Compare vectors, and the gradient of the lowest matrix that trains, with those of the
     whole model on a few texts, without dropout: what is wrong, or ""."""
-    numbers = np.unique(np.linspace(0, len(texts.lengths) - 1, _COMPARED).astype(np.int64))
+    numbers = _few(texts)
     tokens = replace(texts.tokens(numbers), stored=np.arange(len(numbers)))
     lengths = _rows(texts.lengths[numbers], part)
     trains = [(depth, p) for _, p, depth in model.depths() if p.requires_grad and p.dim() > 1]
@@ -337,6 +296,7 @@ def _key(
         for module in list(model.sentence_transformer.children())[1:]
     ]
     facts = [
+        _LAYOUT,
         told,
         modules if fixed_part(model) == "backbone" else model.fixed_layers,
         model.prompt_length,
@@ -350,19 +310,6 @@ def _key(
 
 #: What a config says of how it was written, not of what is computed.
 _NO_MATTER = ("transformers_version", "architectures", "dtype", "torch_dtype")
-
-
-def _digests(tokens: Tokens) -> list[bytes]:
-    values, ends = np.ascontiguousarray(tokens.values, dtype=np.int32), tokens.ends.tolist()
-    starts = [0, *ends[:-1]]
-    types = tokens.types
-    found = []
-    for start, end in zip(starts, ends, strict=True):
-        mark = hashlib.blake2b(values[start:end].tobytes(), digest_size=16)
-        if types is not None:
-            mark.update(np.ascontiguousarray(types[start:end], dtype=np.int32).tobytes())
-        found.append(mark.digest())
-    return found
 
 
 def _budget(cache: Path) -> int:
