@@ -23,8 +23,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 #: Bytes that stay at the end of the heap, and of blocks that come from the heap: the most that
 #: its argument holds, and what no tensor of a step on a CPU exceeds by much.
 _KEPT, _FROM_THE_HEAP = (1 << 31) - 1, 1 << 30
-#: Bytes in holes of the heap, and of growth, that are let be: as fast with 64 MB as with 256, in
-#: less memory (``luthier bench peers encode --quick``).
+#: Bytes in holes of the heap, and of growth, that are let be. Fewer are asked anew more often: with
+#: so many an encoding stays below the peer's memory (``luthier bench peers encode``).
 _HOLES = 64 << 20
 #: oneDNN makes a program for each shape that it multiplies, and keeps the last 1,024: a quarter of
 #: a megabyte each in bf16. Packed texts seldom have a shape twice, but in the layers of one step.
