@@ -93,9 +93,11 @@ class Above:
         try:
             weights = self._weights if mine else None
             store = Store(model, texts, "backbone", self._setup.device, folder, weights)
-            store.fill(self._tell)
+            reason = store.fill(self._tell)
         except (NotResumable, DiskFull) as error:
-            message = f"evaluation runs the whole encoder: {error}"
+            reason = str(error)
+        if reason:
+            message = f"evaluation runs the whole encoder: {reason}"
             self._tell("log", {"level": "info", "message": message})
             self._used = False
             return None

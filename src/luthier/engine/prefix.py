@@ -59,6 +59,10 @@ WORTH_VISITS = 1.2
 #: gradient: fp16 rounding stays below it by far, any real difference is above it.
 _TOLERANCE = 1e-2
 
+#: The same of what a file holds: batches of other texts move the last digits of half precision,
+#: and states of another text differ by about as much as they are.
+_MISPLACED = 0.1
+
 #: Tokens that go through the fixed part at once. Constant, so that a file that is made again
 #: has the same content.
 _TOGETHER = 8192
@@ -119,15 +123,15 @@ def use_prefix(
             return ""  # who made it, of these weights, texts and modules, has compared them
         reason = _difference(model, texts, part, learner.device)
         try:
-            return reason or store.fill(tell) or store.misread()
+            return reason or store.fill(tell)
         except (NotResumable, DiskFull) as error:
             return str(error)
 
     reason: str = resolved.once("no_prefix", decide)
+    reason = reason or store.fill(tell)  # again, where the cache was emptied meanwhile
     if reason:
         say(f"output is computed in each step: {reason}")
         return
-    store.fill(tell)  # again, where the cache was emptied meanwhile
     learner.model.prefix = store.open()
     learner.texts = texts.numbered(learner.texts)
     say(f"output is computed once for {len(texts.lengths):,} texts, {store.size / 1e6:.1f} MB")
@@ -182,22 +186,18 @@ class Store:
         return self.file.exists() and self.file.stat().st_size == self.size
 
     def fill(self, tell: Listener) -> str:
-        """Compute the file if it is not there. Raises NotResumable, DiskFull."""
-        if not self.there:
-            _make_room(self.file.parent, MOST_BYTES - self.size)
-            atomic.write_chunks(self.file.parent, self._chunks(tell), lambda: self.file.name)
-        return ""
-
-    def misread(self) -> str:
-        """Compare what is read of a few texts, from all over the file, with what is computed of
-        them: what is wrong, or ""."""
-        numbers = _few(self._texts)
-        with evaluating(self._model), torch.no_grad(), self._device.autocast():
-            states, order = fixed_output(self._model, self._texts.tokens(numbers))
-        computed = torch.from_numpy(_rounded(states, self._part)).float()
-        read = self.open().states(numbers[order])
-        off = float((read - computed).abs().max() / computed.abs().max().clamp(min=1e-12))
-        return "" if off <= _TOLERANCE else f"what was stored differs by {off:.1e}"
+        """Compute the file if it is not there, and compare what is read of a few texts, from all
+        over it, with what is computed of them: what is wrong, or "". A wrong file does not stay.
+        Raises NotResumable, DiskFull."""
+        if self.there:
+            return ""
+        _make_room(self.file.parent, MOST_BYTES - self.size)
+        atomic.write_chunks(self.file.parent, self._chunks(tell), lambda: self.file.name)
+        off = self._off()
+        if off <= _MISPLACED:
+            return ""
+        self.file.unlink(missing_ok=True)
+        return f"what was stored differs by {off:.1e}"
 
     def open(self) -> StoredPrefix:
         """Map the file into memory."""
@@ -205,6 +205,16 @@ class Store:
             os.utime(self.file)  # the longest unused is the first to be removed
             states = np.memmap(self.file, dtype=self._dtype, mode="r", shape=self._shape)
         return StoredPrefix(states, self._lengths, self._part, self._weights)
+
+    def _off(self) -> float:
+        """By how much a few texts' states as read differ from those computed now, relative to the
+        largest."""
+        numbers = _few(self._texts)
+        with evaluating(self._model), torch.no_grad(), self._device.autocast():
+            states, order = fixed_output(self._model, self._texts.tokens(numbers))
+        computed = torch.from_numpy(_rounded(states, self._part)).float()
+        off = (self.open().states(numbers[order]) - computed).abs().max()
+        return float(off / computed.abs().max().clamp(min=1e-12))
 
     def _chunks(self, tell: Listener) -> Iterator[bytes]:
         """The states of all texts, shortest first."""
